@@ -1,0 +1,149 @@
+"""`bantam`: one command over all rooms. Rooms are imported when their command runs, so that help is quick."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Small models that hit like large ones: compress a fine-tuned transformer, serve it, prove what it kept.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Artefact = Annotated[Path, typer.Argument(help="Folder written by `bantam compress`.", metavar="ARTEFACT")]
+Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
+
+
+@app.command()
+def compress(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes along.")],
+    out: Annotated[Path, typer.Option(help="Where the artefact goes; DIR.run beside it holds the run.", metavar="DIR")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Lay key.path=value over the recipe.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run, or keep a finished one.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there, once the new one is whole.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune the teacher, train the student, export it and measure it against the teacher."""
+    from compress.recipe import Recipe
+
+    chosen = Recipe.read(recipe, settings or [])
+    from compress.pipeline import compress as run
+
+    made = run(chosen, out, resume=resume, force=force)
+    if int(os.environ.get("RANK", "0")) == 0:
+        result = {"artefact": str(made.root), "served": made.manifest.served, "metrics": made.manifest.metrics}
+        answer(result, as_json, f"{made.root} is ready: bantam serve {made.root}")
+
+
+@app.command()
+def inspect(artefact: Artefact, as_json: Json = False) -> None:
+    """Verify every checksum and show the manifest."""
+    from serve.inspect import report, show
+
+    found = report(artefact)
+    if not as_json:
+        show(found)
+    answer(found, as_json)
+
+
+@app.command()
+def predict(
+    artefact: Artefact,
+    source: Annotated[
+        str, typer.Option("--input", help="txt, jsonl, csv, tsv or parquet; - for standard input.")
+    ] = "-",
+    target: Annotated[str, typer.Option("--output", help="jsonl; - for standard output.")] = "-",
+    batch: Annotated[int, typer.Option(min=1, help="Texts a chunk.")] = 256,
+    as_json: Json = False,
+) -> None:
+    """Label a file of texts."""
+    from serve.predict_file import predict_file
+
+    summary = predict_file(artefact, source, target, batch=batch, progress=sys.stderr.isatty())
+    answer(summary, as_json)
+
+
+@app.command()
+def serve(
+    artefact: Artefact,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one inference thread each.")] = 1,
+) -> None:
+    """Answer over HTTP until stopped."""
+    from serve.launch import launch
+
+    launch(artefact, host, port, workers)
+
+
+@app.command()
+def bench(
+    artefacts: Annotated[
+        list[Path], typer.Argument(help="Folders written by `bantam compress`.", metavar="ARTEFACT...")
+    ],
+    teacher: Annotated[Path | None, typer.Option(help="Folder of the teacher; found in the cache if left out.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled texts; left out: the split that compress reported on.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Of each target.")] = 1,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the report here.", metavar="FILE")] = None,
+    html_path: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with plots here.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Measure students against their teacher: speed, size, accuracy, agreement."""
+    from benchmarks.run import bench as run
+
+    run(artefacts, teacher=teacher, data=data, device=device, threads=threads, json_path=json_path, html_path=html_path)
+
+
+@app.command()
+def build(artefact: Artefact, as_json: Json = False) -> None:
+    """Put the artefact into BentoML's model store and build a Bento around it."""
+    from serve.bento import build as run
+
+    built = run(artefact)
+    answer(
+        built, as_json, f"built {built['tag']}: bentoml serve {built['tag']}, or bentoml containerize {built['tag']}"
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the artefact and the reports go.", metavar="DIR")] = Path("demo"),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Lay key.path=value over the recipe.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
+) -> None:
+    """The whole line on film reviews: compress, build, serve, ask, benchmark."""
+    from bantam.demo import demo as run
+
+    run(out, settings or [], port)
+
+
+def answer(result: dict[str, Any], as_json: bool, text: str = "") -> None:
+    """The last line of standard output: JSON for programs, or a sentence for people."""
+    if as_json:
+        print(json.dumps(result), flush=True)
+    elif text:
+        print(text, flush=True)
+
+
+def main() -> None:
+    """Run the command; what a user can mend ends as one line on standard error and a code that is not 0."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        logging.getLogger("compress").setLevel(logging.INFO)
+    try:
+        app()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(f"\nstopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,107 @@
+"""Which targets a run has, and whether they can be compared at all. Nothing is measured here."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.targets import Spec
+from serve.artefact import Artefact, load
+
+HTTP = " (HTTP)"
+
+
+@dataclass(frozen=True)
+class Plan:
+    teacher: Artefact
+    students: tuple[Artefact, ...]
+    specs: tuple[Spec, ...]  # the first is the reference: the teacher in torch fp32, or the best that `device` has
+
+    def artefact(self, spec: Spec) -> Artefact:
+        return next(one for one in (self.teacher, *self.students) if str(one.root) == spec.root)
+
+
+def plan(
+    artefacts: Sequence[Path], *, teacher: Path | None, device: str, threads: int, runtimes: Sequence[str], http: bool
+) -> Plan:
+    """Every artefact verified, the teacher found, one spec a target."""
+    if not artefacts:
+        raise ValueError("bench needs at least one artefact: bantam bench ARTEFACT")
+    loaded = [load(path) for path in dict.fromkeys(Path(path).resolve() for path in artefacts)]
+    big = load(find_teacher(loaded) if teacher is None else Path(teacher).resolve())
+    students = tuple(one for one in loaded if one.root.resolve() != big.root.resolve())
+    for student in students:
+        _comparable(big, student)
+    specs = _teacher_specs(big, device, threads, runtimes)
+    for name, student in zip(_names(students), students, strict=True):
+        specs += _student_specs(name, student, device, threads, runtimes)
+        if http and device == "cpu":
+            served = student.manifest.models[student.manifest.served].precision
+            specs.append(_spec(name + HTTP, student, "onnxruntime", served, device, threads, transport="http"))
+    return Plan(big, students, tuple(specs))
+
+
+def find_teacher(students: Sequence[Artefact]) -> Path:
+    """The cached teacher whose key the students' manifests name."""
+    keys = {str(student.manifest.teacher.get("key", "")) for student in students}
+    if len(keys) > 1:
+        raise ValueError("the artefacts have different teachers: pass the one to compare with as --teacher DIR")
+    (key,) = keys
+    if not key:
+        raise ValueError("the artefact's manifest names no teacher: pass one as --teacher DIR")
+    if Path(key).name != key:
+        raise ValueError(f"the artefact's manifest names a teacher by {key!r}, which is not a plain name")
+    cache = Path(os.environ.get("BANTAM_CACHE") or Path.home() / ".cache" / "bantam")
+    folder = cache / "teachers" / key
+    if not folder.is_dir():
+        raise ValueError(f"the teacher {key} is not in the cache ({folder}): pass it as --teacher DIR")
+    return folder
+
+
+def _comparable(teacher: Artefact, student: Artefact) -> None:
+    ours, theirs = student.manifest.task, teacher.manifest.task
+    if (ours.kind, ours.inputs, set(ours.labels)) != (theirs.kind, theirs.inputs, set(theirs.labels)):
+        raise ValueError(
+            f"{student.manifest.name} does not answer its teacher's question: it has {ours.inputs} text(s) -> "
+            f"{', '.join(ours.labels)}, the teacher {theirs.inputs} text(s) -> {', '.join(theirs.labels)}"
+        )
+    if ours.labels != theirs.labels:
+        raise ValueError(f"{student.manifest.name} has its teacher's labels in another order: {', '.join(ours.labels)}")
+
+
+def _names(students: Sequence[Artefact]) -> list[str]:
+    """Each student's own name; the folder's where two share one, then a number."""
+    own = [student.manifest.name for student in students]
+    taken = Counter([*own, "teacher"])
+    names = [name if taken[name] == 1 else one.root.name for name, one in zip(own, students, strict=True)]
+    taken = Counter([*names, "teacher"])
+    return [name if taken[name] == 1 else f"{name} {number}" for number, name in enumerate(names, start=1)]
+
+
+def _teacher_specs(teacher: Artefact, device: str, threads: int, runtimes: Sequence[str]) -> list[Spec]:
+    pairs = [("torch", "fp32"), ("torch", "bf16")] + _session_pairs(teacher, device, with_openvino_fp32=True)
+    return [_spec("teacher", teacher, *pair, device, threads) for pair in pairs if pair[0] in runtimes]
+
+
+def _student_specs(name: str, student: Artefact, device: str, threads: int, runtimes: Sequence[str]) -> list[Spec]:
+    pairs = _session_pairs(student, device, with_openvino_fp32=False)
+    return [_spec(name, student, *pair, device, threads) for pair in pairs if pair[0] in runtimes]
+
+
+def _session_pairs(artefact: Artefact, device: str, *, with_openvino_fp32: bool) -> list[tuple[str, str]]:
+    """INT8 files are for CPUs: on CUDA their integer nodes would run on the host."""
+    keys = artefact.manifest.models
+    pairs = [("onnxruntime", "fp32")] if "fp32" in keys else []
+    if device == "cpu" and "int8" in keys:
+        pairs += [("onnxruntime", "int8"), ("openvino", "int8")]
+    return pairs + ([("openvino", "fp32")] if with_openvino_fp32 and "fp32" in keys and device == "cpu" else [])
+
+
+def _spec(
+    target: str, artefact: Artefact, runtime: str, precision: str, device: str, threads: int, *, transport: str = ""
+) -> Spec:
+    spec = Spec(target, str(artefact.root), runtime, precision, device, threads)
+    return replace(spec, transport=transport) if transport else spec

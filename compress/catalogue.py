@@ -1,0 +1,53 @@
+"""The one table: name in a recipe -> what it names."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from compress.distil.distilbert import DistilBERT
+from compress.distil.logits import LogitDistillation
+from compress.distil.tinybert import TinyBERT
+from compress.recipe import Choice, explain, nearest
+from compress.students.truncated import Truncated
+from compress.supervised import Supervised
+from compress.technique import Technique
+
+TECHNIQUES: dict[str, type[Technique]] = {
+    "distil/distilbert": DistilBERT,
+    "distil/logits": LogitDistillation,
+    "distil/tinybert": TinyBERT,
+    "supervised": Supervised,
+}
+
+STUDENTS: dict[str, type[Truncated]] = {
+    "truncated": Truncated,
+}
+
+
+def make(choice: Choice, table: Mapping[str, type]) -> Any:
+    """A fresh instance of what `choice` names, its fields checked against the dataclass.
+
+    Raises ValueError for a name that is not in `table` or a field that the class does not have.
+    """
+    if choice.use not in table:
+        raise ValueError(f"there is no {choice.use!r} in the catalogue; {nearest(choice.use, list(table))}")
+    cls = table[choice.use]
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    for key in choice.fields:
+        if key not in known:
+            raise ValueError(f"{choice.use} has no field {key!r}; {nearest(key, known)}")
+    try:
+        return TypeAdapter(cls).validate_python(choice.fields)
+    except ValidationError as error:
+        raise ValueError(f"{choice.use}: {explain(error, cls)}") from None
+
+
+def techniques(choices: tuple[Choice, ...]) -> dict[str, Technique]:
+    """Instances by the name that logs show: the catalogue's, with #2, #3 for one that is used again."""
+    named: dict[str, Technique] = {}
+    for choice in choices:
+        times = 1 + sum(name.split("#")[0] == choice.use for name in named)
+        named[choice.use if times == 1 else f"{choice.use}#{times}"] = make(choice, TECHNIQUES)
+    return named

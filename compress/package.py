@@ -1,0 +1,143 @@
+"""A trained model becomes an artefact: ONNX files, measures on the reported splits, model card, checksums."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+
+from compress import evaluate
+from compress.data.load import Data
+from compress.export.card import card
+from compress.export.choose import export_models
+from compress.progress import say
+from compress.recipe import Recipe
+from serve import artefact
+from serve.artefact import Artefact
+from serve.encode import Text, WordPieces
+from serve.machine import machine
+from serve.manifest import Encoder, Manifest, Task
+from serve.measures import agreement, interval
+from serve.runtime import Session
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def package(
+    model: nn.Module,
+    tokenizer: Path,
+    target: Path,
+    *,
+    name: str,
+    encoder: Encoder,
+    pieces: WordPieces,
+    data: Data,
+    recipe: Recipe,
+    identity: dict[str, Any],
+    reference: dict[str, np.ndarray] | None,
+    accelerator: Accelerator,
+    force: bool = False,
+) -> Artefact:
+    """Write `model` as the artefact `target`, whole or not at all.
+
+    `tokenizer` is a folder with the tokenizer's files; `reference` holds the teacher's logits [N, C] on each
+    reported split, and is None for a teacher, which is its own reference.
+    """
+    with artefact.write(target, force=force) as staging:
+        model.save_pretrained(staging)
+        for file in TOKENIZER_FILES:
+            if (tokenizer / file).exists():
+                shutil.copy(tokenizer / file, staging / file)
+        say(f"{name}: export to ONNX and INT8")
+        exported = export_models(
+            model,
+            staging,
+            encoder=encoder,
+            pieces=pieces,
+            kind=data.kind,
+            calibration=sample(data.train.texts, recipe.export.calibration, seed=recipe.seed),
+            selection=data.selection,
+            metric=data.metric,
+            options=recipe.export,
+            log=say,
+        )
+        draft = Manifest(
+            name=name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            task=Task(
+                kind=data.kind, inputs=len(data.columns), labels=data.labels, metric=data.metric, columns=data.columns
+            ),
+            encoder=encoder,
+            models=exported.models,
+            served=exported.served,
+            recipe=recipe.plain(),
+            teacher=identity,
+            candidates=exported.candidates,
+            provenance={"machine": machine(), "commit": commit(), "data": data.fingerprint, "notes": list(data.notes)},
+        )
+        own = {split: torch_logits(model, pieces, rows, accelerator) for split, rows in data.reports.items()}
+        metrics = measured(Artefact(staging, draft), data, own, reference)
+        manifest = draft.model_copy(update={"metrics": metrics, "sparsity": sparsity(model)})
+        (staging / "README.md").write_text(card(manifest), encoding="utf-8")
+        artefact.seal(staging, manifest)
+    return artefact.load(target, verify=False)
+
+
+def sample(texts: Sequence[Text], size: int, *, seed: int) -> list[Text]:
+    """At most `size` texts drawn without replacement: files are often sorted by label or length."""
+    rows = np.random.default_rng(seed).permutation(len(texts))[:size]
+    return [texts[row] for row in rows]
+
+
+def torch_logits(model: nn.Module, pieces: WordPieces, examples: Any, accelerator: Accelerator) -> np.ndarray:
+    batches = evaluate.batches(pieces, examples, accelerator, size=evaluate.SIZE)
+    return evaluate.logits(model.to(accelerator.device), batches)
+
+
+def measured(
+    drafted: Artefact, data: Data, own: dict[str, np.ndarray], reference: dict[str, np.ndarray] | None
+) -> dict[str, Any]:
+    """The metric of torch, of each exported file and of the teacher on every reported split, with intervals."""
+    metrics: dict[str, Any] = {}
+    for split, examples in data.reports.items():
+        answers = {"torch": own[split]}
+        for key in drafted.manifest.models:
+            answers[key] = Session(drafted, model=key).logits(examples.texts)
+        teacher = (reference or own)[split]
+        rows: dict[str, Any] = {"rows": len(examples), "teacher": interval(data.metric, teacher, examples.labels)}
+        for key, logits in answers.items():
+            rows[key] = interval(data.metric, logits, examples.labels)
+            rows[f"agreement_{key}"] = agreement(logits, teacher, kind=data.kind)
+        metrics[split] = rows
+    return metrics
+
+
+def sparsity(model: nn.Module) -> dict[str, float]:
+    """Share of zeros among the weights of all linear layers."""
+    weights: Sequence[Any] = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    zeros = sum(int((w == 0).sum()) for w in weights)
+    return {"unstructured": round(zeros / sum(w.numel() for w in weights), 6)}
+
+
+def commit() -> str | None:
+    """The commit of Bantam that is running, where it runs from a checkout."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

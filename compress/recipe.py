@@ -1,0 +1,228 @@
+"""What a run is to do, as frozen values: `Recipe` <-> YAML.
+
+A recipe is data. Reading one opens no dataset, loads no model and imports no torch; a key that does not
+exist is an error that names the nearest one that does.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskRecipe(Frozen):
+    """Where the examples are and what is asked of them."""
+
+    dataset: str  # local folder or file, `builtin:film-reviews`, or a Hugging Face hub name
+    config: str | None = None  # of a hub dataset
+    train: str | None = None  # split names; None: the usual ones
+    validation: str | None = None
+    test: str | None = None
+    text: tuple[str, ...] = Field(("text",), min_length=1, max_length=2)
+    label: str = "label"
+    metric: str | None = None  # None: accuracy, or spearman for regression
+    kind: Literal["auto", "classification", "regression"] = "auto"
+    max_length: int = Field(128, ge=4)  # word pieces, special ones included
+    selection: float | None = Field(None, gt=0, lt=1)  # share of train to select checkpoints and files on
+    limit: int | None = Field(None, gt=0)  # training examples at most
+
+
+class TrainRecipe(Frozen):
+    """One pass of the training loop."""
+
+    epochs: float = Field(3.0, gt=0)
+    lr: float = Field(5e-5, gt=0)  # peak
+    batch_size: int = Field(32, gt=0)  # examples an update, over all processes and micro-batches
+    accumulate: int = Field(1, gt=0)  # micro-batches an update
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after the warm-up
+    warmup: float = Field(0.1, ge=0, lt=1)  # share of the run
+    weight_decay: float = Field(0.01, ge=0)
+    max_norm: float = Field(1.0, gt=0)  # of the whole gradient
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    evaluations: int = Field(4, ge=1)  # on the selection split, the last one at the end
+    keep: Literal["best", "last"] = "best"  # which of the evaluated weights
+    checkpoint: int = Field(200, gt=0)  # updates between two checkpoints
+
+
+class TeacherRecipe(TrainRecipe):
+    """The model to imitate: fine-tuned on the task's labels, unless `epochs` is 0."""
+
+    model: str  # local folder, `package:<import name>/<folder>`, or a Hugging Face hub name
+    epochs: float = Field(3.0, ge=0)
+
+
+class Choice(BaseModel):
+    """A name of the catalogue and the fields of what it names."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    use: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
+
+
+class StageRecipe(TrainRecipe):
+    """One training run of the student: the techniques act in this order."""
+
+    techniques: tuple[Choice, ...] = Field(min_length=1)
+
+
+class ExportRecipe(Frozen):
+    """Which INT8 files to try and what they must hold to be served."""
+
+    int8: tuple[Literal["dynamic", "static", "neural-compressor"], ...] = ("dynamic", "static")
+    calibration: int = Field(256, gt=0)  # training texts that set activation ranges
+    max_drop: float = Field(0.01, ge=0)  # of the selection metric, fp32 to INT8
+    opset: int = Field(17, ge=13)
+
+
+class Recipe(Frozen):
+    """teacher -> student -> stages -> export, on one task."""
+
+    name: str = Field("student", pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    seed: int = 0
+    task: TaskRecipe
+    teacher: TeacherRecipe
+    student: Choice
+    stages: tuple[StageRecipe, ...] = Field(min_length=1)
+    export: ExportRecipe = ExportRecipe()
+
+    @classmethod
+    def read(cls, source: str | Path, settings: Sequence[str] = ()) -> Self:
+        """The recipe in a YAML file, or of that name among those that come along, with `key.path=value` laid over.
+
+        Raises ValueError naming the file, the key, and what to write instead.
+        """
+        path = find(source)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold a mapping with task, teacher, student and stages")
+        values.setdefault("name", path.stem)
+        for setting in settings:
+            assign(values, setting)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(f"recipe {path.name}: {explain(error, cls)}") from None
+
+    def plain(self) -> dict[str, Any]:
+        """Nested dicts and lists, as YAML and JSON write them."""
+        return json.loads(self.model_dump_json())
+
+
+def place(name: str) -> str:
+    """`name` with `~` and `${VARIABLE}` replaced, so that a recipe needs no paths of one machine.
+
+    Raises ValueError for a variable that is not set.
+    """
+    if unset := [v for v in re.findall(r"\$\{(\w+)\}", name) if v not in os.environ]:
+        raise ValueError(f"{name} needs the environment variable {unset[0]}, which is not set")
+    return os.path.expanduser(os.path.expandvars(name))
+
+
+def find(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    carried = RECIPES / f"{source}.yaml"
+    if carried.is_file():
+        return carried
+    known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+    raise ValueError(f"a recipe must be a YAML file or one of {known}; no such file: {source}")
+
+
+def assign(values: dict[str, Any], setting: str) -> None:
+    """Lay `key.path=value` over nested `values`; the value is YAML, a number in the path indexes a list."""
+    path, equals, text = setting.partition("=")
+    if not equals or not path:
+        raise ValueError(f"--set takes key.path=value, got {setting!r}")
+    try:
+        value = number(yaml.safe_load(text))
+    except yaml.YAMLError:
+        value = text
+    *parents, last = path.split(".")
+    node: Any = values
+    for depth, key in enumerate(parents):
+        where = ".".join(parents[: depth + 1])
+        if isinstance(node, list):
+            node = node[index(key, node, where)]
+        elif isinstance(node, dict):
+            node = node.setdefault(key, {})
+        if isinstance(node, str) and depth + 1 == len(parents):
+            raise ValueError(f"--set {setting}: {where} is the text {node!r}, it has no keys")
+    if isinstance(node, list):
+        node[index(last, node, path)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ValueError(f"--set {setting}: {'.'.join(parents)} is {node!r}, it has no keys")
+
+
+def index(key: str, node: list[Any], where: str) -> int:
+    if not key.isdigit() or int(key) >= len(node):
+        raise ValueError(f"--set {where}: a list of {len(node)} is indexed with 0 to {len(node) - 1}, got {key!r}")
+    return int(key)
+
+
+def number(value: Any) -> Any:
+    """YAML 1.1 reads 5e-5 as text; people mean the number."""
+    try:
+        return float(value) if isinstance(value, str) and value[:1] in "-+.0123456789" else value
+    except ValueError:
+        return value
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault in one sentence, with the nearest key for one that does not exist."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        return (
+            f"{where}: {fault['msg']} (got {fault['input']!r})" if fault["type"] != "missing" else f"{where} is missing"
+        )
+    *parents, key = fault["loc"]
+    return f"there is no key {where!r}; {nearest(str(key), fields_at(model, parents))}"
+
+
+def fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    for part in path:
+        if isinstance(part, int):
+            continue
+        annotation: Any = model.model_fields[part].annotation
+        arguments = [a for a in getattr(annotation, "__args__", ()) if a is not Ellipsis]
+        model = arguments[0] if arguments else annotation
+    return list(model.model_fields)
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A hint: the known word most like `word`, or all of them."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def digest(value: Any) -> str:
+    """A short name for JSON-able content: the same content gives the same name."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

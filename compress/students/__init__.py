@@ -1,0 +1,1 @@
+"""Students: `build(teacher)` gives the module to be trained."""

@@ -1,0 +1,46 @@
+"""A student of the teacher's class and width that keeps some of its layers.
+
+Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 2: one layer of two, copied. Everything else
+(embeddings, pooler, head) is copied too.
+"""
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+from compress.anatomy import blocks
+
+PAPER = (0, 2, 4, 7, 9, 11)  # of 12, in the released code
+
+
+def spread(keep: int, depth: int) -> tuple[int, ...]:
+    """`keep` of `depth` layers, counted from 0: the release's for 6 of 12, else evenly from first to last."""
+    if (keep, depth) == (6, 12):
+        return PAPER
+    return tuple(round(i * (depth - 1) / (keep - 1)) for i in range(keep)) if keep > 1 else (depth - 1,)
+
+
+@dataclass
+class Truncated:
+    layers: int | tuple[int, ...] = 6  # how many, or which of the teacher's, counted from 0
+
+    def build(self, teacher: nn.Module) -> nn.Module:
+        """A new module; the teacher is left as it is. Raises ValueError for layers that it does not have."""
+        depth = len(blocks(teacher))
+        if isinstance(self.layers, int):
+            if not 1 <= self.layers <= depth:
+                raise ValueError(f"students/truncated keeps 1 to {depth} layers of this teacher, got {self.layers}")
+            kept = spread(self.layers, depth)
+        else:
+            kept = self.layers
+        if not kept or any(not 0 <= i < depth for i in kept):
+            raise ValueError(f"students/truncated: the teacher's layers are 0 to {depth - 1}, got {list(kept)}")
+        student = copy.deepcopy(teacher)
+        layers = blocks(student)
+        chosen = [copy.deepcopy(layers[i]) for i in kept]
+        del layers[:]
+        layers.extend(chosen)
+        depth_field = "n_layers" if student.config.model_type == "distilbert" else "num_hidden_layers"
+        setattr(student.config, depth_field, len(kept))
+        return student

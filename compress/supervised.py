@@ -1,0 +1,25 @@
+"""The task's own loss on gold labels: the only term of a teacher, one term among others of a student."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from compress.technique import Step, Technique
+
+
+def task_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Cross-entropy of integer labels, -100 where there is none; squared error of floating ones (C = 1)."""
+    if labels_B.is_floating_point():
+        return F.mse_loss(logits_BC.float().squeeze(-1), labels_B)
+    if not (labels_B != -100).any():
+        return logits_BC.float().sum() * 0  # nothing labelled: no signal, and not NaN
+    return F.cross_entropy(logits_BC.float(), labels_B)
+
+
+@dataclass
+class Supervised(Technique):
+    weight: float = 1.0
+
+    def loss(self, step: Step) -> Tensor:
+        return self.weight * task_loss(step.student.logits, step.batch["labels"])

@@ -1,0 +1,161 @@
+"""The teacher: fine-tuned once per recipe and data, kept in the cache as an artefact of its own.
+
+Its name in the cache is a digest of all that determines its weights, so a second recipe with the same
+teacher finds it there, and a killed fine-tuning goes on where its last checkpoint stands.
+"""
+
+import hashlib
+import os
+import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from filelock import FileLock
+from torch import nn
+
+from compress import evaluate
+from compress.batches import Batches
+from compress.data.load import Data
+from compress.models import align_labels, encoder_of, load, locate, pieces_of
+from compress.progress import say
+from compress.recipe import Recipe, digest
+from compress.stage import run_stage
+from compress.supervised import Supervised
+from serve import artefact
+from serve.artefact import Artefact
+from serve.encode import WordPieces
+
+
+def cache() -> Path:
+    """Where teachers, their outputs and downloads are kept between runs."""
+    return Path(os.environ.get("BANTAM_CACHE", "~/.cache/bantam")).expanduser()
+
+
+@dataclass
+class Teacher:
+    key: str
+    artefact: Artefact
+    model: nn.Module
+    pieces: WordPieces
+
+    def logits(self, data: Batches, accelerator: Accelerator, autocast: Any) -> np.ndarray:
+        """Logits [N, C] on every text of `data`, computed once and then read from the cache."""
+        with autocast():
+            precision = "bf16" if torch.is_autocast_enabled(accelerator.device.type) else "fp32"
+        path = cache() / "logits" / f"{self.key}-{texts_digest(data)}-{precision}.npy"
+        if not path.exists():
+            if accelerator.is_main_process:
+                say(f"teacher: logits for {len(data.labels):,} texts ({precision})")
+            with autocast():
+                values = evaluate.logits(self.model.to(accelerator.device), data)
+            if accelerator.is_main_process:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = path.with_suffix(".part.npy")
+                np.save(part, values)
+                part.replace(path)
+            accelerator.wait_for_everyone()
+        return np.load(path)
+
+
+def texts_digest(data: Batches) -> str:
+    """A name for the texts of `data` as the teacher sees them: their word pieces, in order."""
+    sha = hashlib.sha256()
+    for ids in data.encoded.ids:
+        sha.update(np.asarray(ids, dtype=np.int64).tobytes() + b"|")
+    return sha.hexdigest()[:16]
+
+
+def weights_digest(source: str) -> str:
+    """Content of the checkpoint's weights where they lie on disk, else its hub name."""
+    files = (
+        sorted(Path(source).glob("*.safetensors")) or sorted(Path(source).glob("*.bin"))
+        if Path(source).is_dir()
+        else []
+    )
+    sha = hashlib.sha256(source.encode() if not files else b"")
+    for file in files:
+        with file.open("rb") as stream:
+            sha.update(hashlib.file_digest(stream, "sha256").digest())
+    return sha.hexdigest()[:16]
+
+
+def key_of(recipe: Recipe, data: Data) -> str:
+    training = recipe.teacher.model_dump(exclude={"model", "checkpoint"})
+    return digest(
+        {
+            "model": weights_digest(locate(recipe.teacher.model)),
+            "training": training,
+            "data": data.fingerprint,
+            "max_length": recipe.task.max_length,
+            "metric": data.metric,
+            "seed": recipe.seed,
+            "export": recipe.export.model_dump(),
+        }
+    )
+
+
+def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
+    """Fine-tune the teacher, or take it from the cache."""
+    key = key_of(recipe, data)
+    folder = cache() / "teachers" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock") if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        if not (folder / artefact.MANIFEST).exists():
+            fine_tune(recipe, data, accelerator, key, folder)
+        accelerator.wait_for_everyone()
+    found = artefact.load(folder)
+    if accelerator.is_main_process:
+        say(f"teacher {key}: {recipe.teacher.model}, {found.manifest.metrics}")
+    model, _ = load(str(folder), data.labels, recipe.task.max_length)
+    return Teacher(key, found, model.requires_grad_(False), pieces_of(folder, found.manifest.encoder))
+
+
+def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, folder: Path) -> None:
+    """Train on gold labels alone and write the artefact; a killed attempt is continued."""
+    set_seed(recipe.seed)
+    model, tokenizer = load(recipe.teacher.model, data.labels, recipe.task.max_length)
+    encoder = encoder_of(model, tokenizer, recipe.task.max_length)
+    work = folder.with_suffix(".run")
+    if accelerator.is_main_process:
+        tokenizer.save_pretrained(work)
+    accelerator.wait_for_everyone()
+    pieces = pieces_of(work, encoder)
+    if recipe.teacher.epochs:
+        model, _ = run_stage(
+            model,
+            {"supervised": Supervised()},
+            recipe.teacher,
+            data,
+            pieces,
+            accelerator,
+            folder=work,
+            seed=recipe.seed,
+            title="teacher",
+        )
+    else:
+        align_labels(model, recipe.teacher.model, data.labels)
+    if accelerator.is_main_process:
+        from compress.package import package
+
+        identity = {"key": key, "model": recipe.teacher.model}
+        package(
+            model.cpu(),
+            work,
+            folder,
+            name="teacher",
+            encoder=encoder,
+            pieces=pieces,
+            data=data,
+            recipe=recipe,
+            identity=identity,
+            reference=None,
+            accelerator=accelerator,
+        )
+        shutil.rmtree(work)

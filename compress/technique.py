@@ -1,0 +1,156 @@
+"""The one interface of this package: what a published technique may do to a training run.
+
+A run has five moments. A technique overrides those that its paper needs and no others:
+
+    prepare        once, before the optimiser exists   change the model, add parameters, ask for taps
+    loss           every micro-batch                   give one weighted term of the objective
+    before_update  gradients are ready                 change the gradients
+    after_update   weights have moved                  move schedules on, average weights
+    finish         once, at the end                    put back what the artefact must not contain
+
+Terms of the objective add; functions of a weight stack (`compress.weights`); techniques act in the
+order of the recipe. Whatever must survive a crash lives in a module given to `Run.own`: its parameters
+train with the student, its buffers ride in the checkpoint, and all of it is dropped before saving.
+
+Shapes: B batch, L tokens, D width, H heads, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from compress.hooks import taps
+
+Batch = dict[str, Tensor]  # the model's inputs [B, L], labels [B] and rows [B] (where in the training data)
+NOT_INPUTS = ("labels", "rows")
+
+
+class Technique:
+    """Base of all techniques: five moments, each of which does nothing here.
+
+    Subclasses are dataclasses whose fields are the hyper-parameters of the paper, under the paper's
+    names. An instance serves one run, since `prepare` may keep state on it.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()  # "teacher", and outputs of forwards: "hidden_states", "attentions"
+
+    def prepare(self, run: "Run") -> None: ...
+    def loss(self, step: "Step") -> Tensor | None: ...
+    def before_update(self, run: "Run") -> None: ...
+    def after_update(self, run: "Run") -> None: ...
+    def finish(self, run: "Run") -> None: ...
+
+
+@dataclass
+class Run:
+    """The state of one training run: all that techniques may read and change."""
+
+    model: nn.Module
+    techniques: dict[str, Technique]  # by the name that logs show
+    steps: int  # updates in the whole run
+    kind: str = "classification"  # or "regression": logits are [B, 1], labels are floats
+    teacher: nn.Module | None = None
+    teacher_logits: Tensor | None = None  # [N, C] for every training row, where logits are all that is asked
+    schedule: Callable[[float], float] = lambda progress: 1 - progress  # progress -> learning-rate factor
+    accelerator: Accelerator = field(default_factory=Accelerator)
+    owned: nn.ModuleList = field(default_factory=nn.ModuleList)
+    facts: dict[str, Any] = field(default_factory=dict)  # what exporters must know
+    step: int = 0  # updates done
+    batches: Sequence[Batch] = ()  # this process's micro-batches of the current update
+    rows: int = 0  # examples in the current update, over all processes
+    optimizer: torch.optim.Optimizer | None = None
+    tapped: dict[nn.Module, set[str]] = field(default_factory=dict)  # modules to record, per model
+    terms: dict[str, Tensor] = field(default_factory=dict)  # latest value of each term on this process
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext  # the run's precision
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]: the only clock."""
+        return self.step / self.steps
+
+    def own(self, module: nn.Module) -> nn.Module:
+        """Train `module` with the student, keep it in checkpoints, drop it before saving."""
+        self.owned.append(module.to(self.accelerator.device))
+        return module
+
+    def tap(self, model: nn.Module, *names: str) -> None:
+        """Have each forward of `model` keep what these modules compute, as `output.taps[name]`."""
+        self.tapped.setdefault(model, set()).update(names)
+
+    @property
+    def needs(self) -> set[str]:
+        """What some technique of this run needs."""
+        return {need for technique in self.techniques.values() for need in technique.needs}
+
+    @property
+    def needs_only_logits(self) -> bool:
+        """Whether the teacher is asked for its logits and nothing else, so that a cache may answer."""
+        return self.needs == {"teacher"} and not self.tapped.get(self.teacher)
+
+    def backward(self) -> None:
+        """Set every gradient to that of the summed terms over the current update, over all processes.
+
+        Each micro-batch weighs by its share of the update's examples, so neither the number of
+        processes nor that of micro-batches changes the mean over examples.
+        """
+        self.optimizer.zero_grad()
+        for batch in self.batches:
+            with parametrize.cached(), self.autocast():  # a masked or quantised weight once, not per forward
+                step = Step(self, batch)
+                terms = {name: t.loss(step) for name, t in self.techniques.items()}
+            terms = {name: value for name, value in terms.items() if value is not None}
+            assert terms, "no technique of this run gives a loss term"
+            (sum(terms.values()) * (len(batch["rows"]) / self.rows)).backward()
+            self.terms = {name: value.detach() for name, value in terms.items()}
+        self.reduce()
+
+    def reduce(self) -> None:
+        """Sum gradients over processes in one flat buffer; docs/decisions/0001 says why not DDP."""
+        if self.accelerator.num_processes == 1:
+            return
+        weights = [w for group in self.optimizer.param_groups for w in group["params"]]
+        for w in weights:  # an empty share of the update, or a weight that this micro-batch did not use
+            w.grad = torch.zeros_like(w) if w.grad is None else w.grad
+        flat = torch.cat([w.grad.reshape(-1) for w in weights])
+        torch.distributed.all_reduce(flat)
+        for w, part in zip(weights, flat.split([w.numel() for w in weights]), strict=True):
+            w.grad.copy_(part.view_as(w))
+
+
+@dataclass
+class Step:
+    """One micro-batch as the loss terms see it; each forward runs once, on first use."""
+
+    run: Run
+    batch: Batch
+
+    def forward(self, model: nn.Module, batch: Batch | None = None) -> Any:
+        """`model` on `batch` (default: this one), with every output that some technique needs."""
+        wanted = {f"output_{name}": True for name in self.run.needs - {"teacher"}}
+        inputs = {k: v for k, v in (batch or self.batch).items() if k not in NOT_INPUTS}
+        with taps(model, self.run.tapped.get(model, ())) as seen:
+            output = model(**inputs, **wanted)
+        output.taps = {name: values[0] for name, values in seen.items()}
+        return output
+
+    @cached_property
+    def student(self) -> Any:
+        """Output of the model in training: `logits` [B, C], and what techniques need or tap."""
+        return self.forward(self.run.model)
+
+    @cached_property
+    def teacher(self) -> Any:
+        """Output of the teacher on the same inputs, without gradient; from the cache where that is enough."""
+        if self.run.teacher_logits is not None:
+            return SimpleNamespace(logits=self.run.teacher_logits[self.batch["rows"]])
+        assert not self.run.teacher.training, "a teacher in training mode gives noisy targets"
+        with torch.no_grad():
+            return self.forward(self.run.teacher)

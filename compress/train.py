@@ -1,0 +1,122 @@
+"""The training loop: every moment of `Technique` in plain sight, around it checkpoints and evaluation."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from compress import checkpoint
+from compress.batches import Batches
+from compress.interrupt import Interrupts
+from compress.progress import Progress
+from compress.recipe import TrainRecipe
+from compress.technique import Run
+from compress.weights import fold
+
+Evaluate = Callable[[nn.Module], float]  # higher is better
+
+
+def factor(schedule: str, warmup: float) -> Callable[[float], float]:
+    """progress -> learning-rate factor: linear warm-up from 0, then the named decay to 0 (or none)."""
+    decay = {
+        "linear": lambda rest: 1 - rest,
+        "cosine": lambda rest: 0.5 * (1 + math.cos(math.pi * rest)),
+        "constant": lambda rest: 1.0,
+    }[schedule]
+
+    def at(progress: float) -> float:
+        return progress / warmup if progress < warmup else decay((progress - warmup) / (1 - warmup))
+
+    return at
+
+
+def adamw(run: Run, options: TrainRecipe) -> torch.optim.Optimizer:
+    """AdamW over what trains; no decay of biases and normalisations."""
+    trainable = [p for m in (run.model, run.owned) for p in m.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.lr, fused=True)
+
+
+def train(
+    run: Run,
+    data: Batches,
+    options: TrainRecipe,
+    *,
+    folder: Path,
+    evaluate: Evaluate,
+    title: str,
+    teacher_logits: Callable[[], Tensor] | None = None,
+) -> list[dict[str, float]]:
+    """Train `run.model` for `run.steps` updates; leave it a plain module in evaluation mode.
+
+    `folder` holds the checkpoint; one that is there is continued. `teacher_logits` gives them for every
+    training row, and is asked only if no technique wants more of the teacher. Returns the history: a row of
+    loss terms and selection score for each evaluation. Raises KeyboardInterrupt after saving when a signal came.
+    """
+    for technique in run.techniques.values():
+        technique.prepare(run)
+    if "teacher" in run.needs and run.teacher is None:
+        raise ValueError("a technique of this stage learns from a teacher, and the run has none")
+    if run.needs_only_logits and teacher_logits:
+        run.teacher_logits = teacher_logits()
+    run.optimizer = adamw(run, options)
+    saved, best = folder / "checkpoint.pt", folder / "best.pt"
+    history: list[dict[str, float]] = checkpoint.load(run, saved)["history"] if saved.exists() else []
+    due = {round(run.steps * k / options.evaluations) for k in range(1, options.evaluations + 1)} - {0}
+    weights = [p for group in run.optimizer.param_groups for p in group["params"]]
+    run.model.train()
+
+    with Interrupts(run.accelerator) as interrupts, Progress(title, run, options.batch_size) as progress:
+        while run.step < run.steps:
+            update(run, data, weights, options)
+            progress.advance()
+            if run.step in due:
+                history.append({"step": run.step, "score": score(run, evaluate), **run_terms(run)})
+                progress.evaluated(history[-1])
+                if options.keep == "best" and history[-1]["score"] >= max(row["score"] for row in history):
+                    if run.accelerator.is_main_process:
+                        checkpoint.write(best, {"step": run.step, "model": run.model.state_dict()})
+            if run.step % options.checkpoint == 0 or run.step == run.steps or interrupts.came:
+                checkpoint.save(run, saved, history=history)
+            interrupts.leave(f"{run.step} of {run.steps} updates are saved; --resume continues there")
+
+    run.accelerator.wait_for_everyone()
+    if options.keep == "best":
+        run.model.load_state_dict(checkpoint.read(best)["model"])
+    for technique in run.techniques.values():
+        technique.finish(run)
+    run.model = fold(run.model).eval()
+    return history
+
+
+def update(run: Run, data: Batches, weights: list[nn.Parameter], options: TrainRecipe) -> None:
+    """One update of the weights: gradient, clip, step, with the moments of each technique between."""
+    run.batches, run.rows = data.update(run.step), len(data.rows(run.step))
+    for group in run.optimizer.param_groups:
+        group["lr"] = options.lr * run.schedule(run.progress)
+    run.backward()
+    for technique in run.techniques.values():
+        technique.before_update(run)
+    nn.utils.clip_grad_norm_(weights, options.max_norm)
+    run.optimizer.step()
+    run.step += 1
+    for technique in run.techniques.values():
+        technique.after_update(run)
+
+
+def score(run: Run, evaluate: Evaluate) -> float:
+    run.model.eval()
+    try:
+        with run.autocast():
+            return evaluate(run.model)
+    finally:
+        run.model.train()
+
+
+def run_terms(run: Run) -> dict[str, float]:
+    return {f"loss/{name}": round(value.item(), 6) for name, value in run.terms.items()}

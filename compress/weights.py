@@ -1,0 +1,36 @@
+"""Functions of a weight, stacked on it during training and folded into it at the end.
+
+Pruning masks, fake quantisation and low-rank updates all map a weight to the weight that the forward
+pass uses. `torch.nn.utils.parametrize` stacks such maps in the order of registration, so they compose
+without knowing of one another, and `fold` leaves a plain module.
+"""
+
+from collections.abc import Callable, Iterator
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from compress.anatomy import encoder_path
+
+
+def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Linear layers of the encoder's blocks with their dotted names, from the first block to the last."""
+    path = encoder_path(model)
+    return ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(path))
+
+
+def stack(layer: nn.Linear, make: Callable[[nn.Parameter], nn.Module]) -> tuple[nn.Parameter, nn.Module]:
+    """Put a new map on top of those already on `layer.weight`; return the raw weight and the map."""
+    stacked = parametrize.is_parametrized(layer, "weight")
+    raw = layer.parametrizations.weight.original if stacked else layer.weight
+    function = make(raw).to(raw.device)
+    parametrize.register_parametrization(layer, "weight", function)
+    return raw, function
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Replace every stacked weight by its value, in place."""
+    for layer in list(model.modules()):
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+    return model

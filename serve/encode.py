@@ -1,0 +1,96 @@
+"""Texts to model inputs. Training uses the same code as serving, so that the two cannot drift apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer  # type: ignore[import-untyped, unused-ignore]
+
+from serve.errors import ArtefactError, EmptyInput, InputError, TooLarge
+
+Text = str | tuple[str, str]
+Feeds = dict[str, NDArray[np.int64]]
+
+KNOWN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    ids: list[NDArray[np.int64]]  # one row of word pieces a text, special ones included
+    types: list[NDArray[np.int64]]  # 0 for the first text of a pair, 1 for the second
+    truncated: list[bool]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def lengths(self) -> list[int]:
+        return [len(row) for row in self.ids]
+
+
+class WordPieces:
+    """A Hugging Face tokenizer.json, cut to `max_length` word pieces; the longer text of a pair is cut first."""
+
+    def __init__(self, tokenizer_path: Path | str, *, max_length: int, pad_id: int, inputs: Sequence[str]) -> None:
+        unknown = sorted(set(inputs) - set(KNOWN_INPUTS))
+        if unknown or "input_ids" not in inputs:
+            raise ArtefactError(f"model inputs must be input_ids and some of {KNOWN_INPUTS[1:]}, got {tuple(inputs)}")
+        self.max_length, self.pad_id, self.inputs = max_length, pad_id, tuple(inputs)
+        try:
+            self._tokenizer: Any = Tokenizer.from_file(str(tokenizer_path))
+        except Exception as error:  # tokenizers raises bare Exceptions
+            raise ArtefactError(f"{tokenizer_path} is not a tokenizer that can be read: {error}") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+
+    def encode(self, texts: Sequence[Text], *, truncate: bool = True) -> Encoded:
+        """Word pieces of each text. Without `truncate` a text over the maximum length is a TooLarge error."""
+        check_texts(texts)
+        rows = self._tokenizer.encode_batch_fast(list(texts))
+        truncated = [bool(row.overflowing) for row in rows]
+        if not truncate and any(truncated):
+            raise TooLarge(
+                f"`inputs` must have at most {self.max_length} tokens, but text {truncated.index(True)} has more; "
+                'shorten it or ask for "truncate": true'
+            )
+        ids = [np.array(row.ids, dtype=np.int64) for row in rows]
+        types = [np.array(row.type_ids, dtype=np.int64) for row in rows]
+        return Encoded(ids, types, truncated)
+
+    def batch(self, encoded: Encoded, rows: Sequence[int]) -> Feeds:
+        """The model's inputs [len(rows), longest row], padded on the right."""
+        shape = (len(rows), max(len(encoded.ids[row]) for row in rows))
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        types = np.zeros(shape, dtype=np.int64)
+        for at, row in enumerate(rows):
+            length = len(encoded.ids[row])
+            ids[at, :length] = encoded.ids[row]
+            mask[at, :length] = 1
+            types[at, :length] = encoded.types[row]
+        feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: feeds[name] for name in self.inputs}
+
+
+def check_texts(texts: Sequence[Text]) -> None:
+    """InputError unless every text is a string, or a pair of strings, that UTF-8 can carry."""
+    for at, text in enumerate(texts):
+        parts = text if isinstance(text, tuple) else (text,)
+        if not all(isinstance(part, str) for part in parts) or len(parts) > 2:
+            raise InputError(f"text {at} must be a string or a pair of strings, got {type(text).__name__}")
+        for part in parts:
+            if not part.isascii() and any("\ud800" <= char <= "\udfff" for char in part):
+                raise InputError(f"text {at} holds half of a surrogate pair, which is no character")
+
+
+def check_inputs(texts: Sequence[Text], inputs: int) -> None:
+    """InputError unless each text has as many parts as the task, EmptyInput where there is nothing to read."""
+    for at, text in enumerate(texts):
+        parts = text if isinstance(text, tuple) else (text,)
+        if len(parts) != inputs:
+            got, wanted = ("a pair", "single texts") if inputs == 1 else ("a single text", "pairs of texts")
+            raise InputError(f"text {at} is {got}, but this model takes {wanted}")
+        if not any(part.strip() for part in parts):
+            raise EmptyInput(f"`inputs` cannot be empty, but text {at} is")

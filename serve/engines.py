@@ -1,0 +1,83 @@
+"""Runtimes that turn feeds into logits: one function each, with one signature."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.encode import Feeds
+from serve.errors import ArtefactError, BackendError
+
+Logits = NDArray[np.float32]
+Engine = Callable[[Feeds], Logits]
+
+
+def onnxruntime(path: Path, *, device: str, threads: int) -> Engine:
+    import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+
+    ort.disable_telemetry_events()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads wait faster but burn the CPU that other workers need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+    if provider not in ort.get_available_providers():
+        raise BackendError(
+            f"device {device!r} needs onnxruntime's {provider}, and this build has only "
+            f"{', '.join(ort.get_available_providers())}; install onnxruntime-gpu in its place or use device 'cpu'"
+        )
+    if device == "cuda":
+        ort.preload_dlls()
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # onnxruntime's own errors share no narrower base
+        raise ArtefactError(f"onnxruntime cannot load {path}: {' '.join(str(error).split())[:300]}") from error
+    if provider not in session.get_providers():  # it falls back to the CPU without an error
+        raise BackendError(f"device {device!r}: {provider} could not start; check the driver and the CUDA libraries")
+    outputs = [session.get_outputs()[0].name]
+
+    def run(feeds: Feeds) -> Logits:
+        result: Logits = session.run(outputs, feeds)[0]
+        return result
+
+    return run
+
+
+def openvino(path: Path, *, device: str, threads: int) -> Engine:
+    try:
+        import openvino as ov  # type: ignore[import-untyped, unused-ignore]
+    except ModuleNotFoundError as error:
+        raise BackendError("runtime 'openvino' is not installed; run: pip install 'bantam[openvino]'") from error
+    if device != "cpu":
+        raise BackendError(f"runtime 'openvino' runs on the CPU here, got device {device!r}; use 'onnxruntime'")
+    config: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        # The default silently becomes bf16 where the CPU has it.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Pinning puts every worker process on the same first core.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        core = ov.Core()
+        request = core.compile_model(core.read_model(path), "CPU", config).create_infer_request()
+    except RuntimeError as error:
+        raise ArtefactError(f"openvino cannot load {path}: {' '.join(str(error).split())[:300]}") from error
+    lock = threading.Lock()  # an infer request serves one caller at a time
+
+    def run(feeds: Feeds) -> Logits:
+        with lock:
+            result: Logits = request.infer(feeds, share_inputs=True)[0]
+            return result
+
+    return run
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {"onnxruntime": onnxruntime, "openvino": openvino}
+DEVICES = ("cpu", "cuda")

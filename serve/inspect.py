@@ -1,0 +1,113 @@
+"""`bantam inspect`: verify an artefact and show what it says about itself."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from serve.artefact import Artefact, load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def report(artefact: Artefact | Path | str) -> dict[str, Any]:
+    """The manifest as JSON would hold it, with sizes in bytes; every checksum has been verified."""
+    loaded = load(artefact.root if isinstance(artefact, Artefact) else artefact)
+    models = {
+        key: {
+            **model.model_dump(),
+            "size": loaded.manifest.files[model.path].size,
+            "served_size": loaded.served_size(key),
+        }
+        for key, model in loaded.manifest.models.items()
+    }
+    return {
+        **loaded.manifest.model_dump(mode="json"),
+        "models": models,
+        "path": str(loaded.root),
+        "size": loaded.size(),
+        "verified": True,
+    }
+
+
+def show(report: dict[str, Any], console: "Console") -> None:
+    """Print a report as tables."""
+    task, encoder = report["task"], report["encoder"]
+    facts = _table("what", "value", title=f"{report['name']}: {len(report['files'])} files verified")
+    facts.add_row("path", report["path"])
+    facts.add_row("created", report["created"])
+    facts.add_row("task", f"{task['kind']} of {'pairs' if task['inputs'] == 2 else 'single texts'}")
+    facts.add_row("labels", ", ".join(task["labels"]))
+    facts.add_row("columns", ", ".join(task["columns"]) or "-")
+    facts.add_row("metric", task["metric"])
+    facts.add_row("encoder", f"{encoder['kind']}, at most {encoder['max_length']} tokens")
+    facts.add_row("size", _bytes(report["size"]))
+    if report["teacher"]:
+        facts.add_row("teacher", _short(report["teacher"]))
+    if report["recipe"]:
+        facts.add_row("recipe", _short(report["recipe"]))
+    console.print(facts)
+    console.print(_models(report))
+    if report["metrics"]:
+        console.print(_metrics(report["metrics"]))
+    if report["sparsity"]:
+        table = _table("pattern", "zeros", title="sparsity")
+        for pattern, share in report["sparsity"].items():
+            table.add_row(pattern, f"{share:.1%}")
+        console.print(table)
+
+
+def _models(report: dict[str, Any]) -> "Table":
+    table = _table("model", "precision", "method", "size", "to serve", "integer kernels", "batch", title="models")
+    for key, model in report["models"].items():
+        served = " (served)" if key == report["served"] else ""
+        kernels = model["integer_kernels"] + model["float_kernels"]
+        table.add_row(
+            key + served,
+            model["precision"],
+            model["method"],
+            _bytes(model["size"]),
+            _bytes(model["served_size"]),
+            f"{model['integer_kernels']} of {kernels}",
+            str(model["batch"]),
+        )
+    return table
+
+
+def _metrics(metrics: dict[str, Any]) -> "Table":
+    """Anything shaped {"value", "low", "high"} as a row with its interval, whatever its name."""
+    table = _table("split", "what", "value", "95 % interval", title="metrics")
+    for split, entries in metrics.items():
+        for name, entry in (entries if isinstance(entries, dict) else {"": entries}).items():
+            if isinstance(entry, dict) and "value" in entry:
+                interval = f"{entry['low']:.4f} to {entry['high']:.4f}" if entry.get("low") is not None else "-"
+                table.add_row(split, name, f"{entry['value']:.4f}", interval)
+            else:
+                table.add_row(split, name, f"{entry:.4f}" if isinstance(entry, float) else str(entry), "-")
+    return table
+
+
+def _table(*columns: str, title: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _short(values: dict[str, Any]) -> str:
+    """Nested keys and values on a line, in the words of the recipe's file."""
+    parts = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            value = "{" + _short(value) + "}"
+        elif isinstance(value, list):
+            value = "[" + ", ".join(_short(item) if isinstance(item, dict) else str(item) for item in value) + "]"
+        if value not in (None, "{}", "[]"):
+            parts.append(f"{key}={value}")
+    return " ".join(parts)
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -1,0 +1,103 @@
+"""What an artefact's manifest.json says: frozen values, checked on reading."""
+
+from pathlib import PurePosixPath
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+FORMAT: Literal[1] = 1
+MANIFEST = "manifest.json"
+PICKLES = (".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", "pytorch_model.bin")
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Frozen):
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size: int = Field(ge=0)  # bytes
+
+
+class Task(Frozen):
+    kind: Literal["classification", "regression"]
+    inputs: Literal[1, 2]  # texts an example: a single text or a pair
+    labels: tuple[str, ...] = Field(min_length=1)  # ("score",) for regression
+    metric: str
+    columns: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels are not distinct: {list(self.labels)}")
+        if self.kind == "classification" and len(self.labels) < 2:
+            raise ValueError(f"classification needs two labels or more, got {list(self.labels)}")
+        if self.columns and len(self.columns) != self.inputs:
+            raise ValueError(f"{self.inputs} inputs but columns {list(self.columns)}")
+        return self
+
+
+class Encoder(Frozen):
+    kind: Literal["wordpiece"]
+    file: str = "tokenizer.json"
+    max_length: int = Field(ge=3)  # tokens, special ones included
+    pad_id: int = Field(default=0, ge=0)
+    inputs: tuple[str, ...] = Field(min_length=1)  # names of the ONNX inputs, in order
+
+
+class Model(Frozen):
+    path: str
+    precision: Literal["fp32", "int8"]
+    method: str  # "export", "dynamic", "static", "pt2e", "qat"
+    batch: int = Field(default=8, ge=1)  # texts a run at most; 1 where answers would depend on batch mates
+    integer_kernels: int = Field(default=0, ge=0)
+    float_kernels: int = Field(default=0, ge=0)  # MatMul-like nodes in onnxruntime's optimised graph
+
+
+class Manifest(Frozen):
+    format: Literal[1] = FORMAT
+    name: str = Field(min_length=1)
+    created: str
+    task: Task
+    encoder: Encoder
+    models: dict[str, Model] = Field(min_length=1)
+    served: str  # the key of `models` that is served by default
+    files: dict[str, FileEntry] = {}  # every file but the manifest, by posix relative path
+    recipe: dict[str, Any] = {}
+    teacher: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    sparsity: dict[str, float] = {}
+    candidates: list[dict[str, Any]] = []
+    provenance: dict[str, Any] = {}
+
+    @field_validator("files")
+    @classmethod
+    def safe_files(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for path in files:
+            check_relative(path)
+            if path == MANIFEST:
+                raise ValueError(f"{MANIFEST} cannot list itself")
+            if path.endswith(PICKLES):
+                raise ValueError(f"{path!r} is a pickle, which can run any code; an artefact may hold none")
+        return files
+
+    @model_validator(mode="after")
+    def known_names(self) -> Self:
+        if self.served not in self.models:
+            raise ValueError(f"served is {self.served!r}, but models are {sorted(self.models)}")
+        for path in self.needed():
+            check_relative(path)
+            if self.files and path not in self.files:
+                raise ValueError(f"{path!r} is used but is not among files")
+        return self
+
+    def needed(self) -> tuple[str, ...]:
+        """Paths of the files that the manifest itself refers to."""
+        return (self.encoder.file, *(model.path for model in self.models.values()))
+
+
+def check_relative(path: str) -> None:
+    """ValueError unless `path` is a plain posix path that stays below its root."""
+    pure = PurePosixPath(path)
+    if not path or pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path or "\0" in path:
+        raise ValueError(f"{path!r} is not a plain path inside the artefact")

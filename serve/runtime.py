@@ -1,0 +1,108 @@
+"""Session: an artefact, loaded and ready to answer in process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from serve.artefact import Artefact, load
+from serve.encode import Encoded, Feeds, Text, WordPieces
+from serve.engines import DEVICES, ENGINES, Logits
+from serve.errors import BackendError, InputError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    scores: Logits  # [texts, labels]: probabilities, or logits where raw or regression
+    truncated: list[bool]
+    tokens: int  # word pieces of all texts after truncation, padding apart
+
+
+class Session:
+    """Answers texts with one model of an artefact.
+
+    `model` is a key of the manifest's models (default: the served one), `batch` the most texts a run (default: the
+    model's own). Nothing but the artefact and these arguments changes an answer.
+    """
+
+    def __init__(
+        self,
+        artefact: Artefact | Path | str,
+        *,
+        model: str | None = None,
+        runtime: str = "onnxruntime",
+        device: str = "cpu",
+        threads: int = 1,
+        batch: int | None = None,
+    ) -> None:
+        _one_of("runtime", runtime, tuple(ENGINES))
+        _one_of("device", device, DEVICES)
+        if threads < 1 or (batch is not None and batch < 1):
+            raise InputError(f"threads and batch must be 1 or more, got {threads} and {batch}")
+        self.artefact = artefact if isinstance(artefact, Artefact) else load(artefact)
+        manifest = self.artefact.manifest
+        self.model = model or manifest.served
+        self.runtime, self.device, self.threads = runtime, device, threads
+        self.labels = manifest.task.labels
+        path = self.artefact.path(self.model)
+        self.batch = batch or manifest.models[self.model].batch
+        self.pieces = WordPieces(
+            self.artefact.root / manifest.encoder.file,
+            max_length=manifest.encoder.max_length,
+            pad_id=manifest.encoder.pad_id,
+            inputs=manifest.encoder.inputs,
+        )
+        self._engine = ENGINES[runtime](path, device=device, threads=threads)
+
+    def run_feeds(self, feeds: Feeds) -> Logits:
+        """Logits [rows, labels] of inputs that are encoded already: the model alone."""
+        return self._engine(feeds)
+
+    def logits(self, texts: Sequence[Text], *, truncate: bool = True) -> Logits:
+        """Logits [texts, labels], in the order of the texts."""
+        return self._run(self.pieces.encode(texts, truncate=truncate))
+
+    def predict(self, texts: Sequence[Text], *, truncate: bool = True, raw_scores: bool = False) -> Predictions:
+        """Scores of each text: probabilities, or logits with `raw_scores`; a regression's value as it is."""
+        encoded = self.pieces.encode(texts, truncate=truncate)
+        logits = self._run(encoded)
+        if not np.isfinite(logits).all():
+            raise BackendError("the model's scores are not finite numbers")
+        raw = raw_scores or self.artefact.manifest.task.kind == "regression"
+        return Predictions(logits if raw else softmax(logits), encoded.truncated, sum(encoded.lengths()))
+
+    def warm_up(self) -> None:
+        """Run the shapes that the first callers would otherwise wait for: one short text, and a full batch."""
+        words = "warm " * self.pieces.max_length
+        pair = self.artefact.manifest.task.inputs == 2
+        short: Text = ("warm", "up") if pair else "warm up"
+        long: Text = (words, words) if pair else words
+        for texts in ([short], [long] * self.batch, [short]):
+            self.predict(texts)
+
+    def _run(self, encoded: Encoded) -> Logits:
+        """Texts of like length run together: padding is work thrown away."""
+        logits = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
+        order = np.argsort(encoded.lengths(), kind="stable")
+        for start in range(0, len(order), self.batch):
+            rows = order[start : start + self.batch]
+            got = self._engine(self.pieces.batch(encoded, rows.tolist()))
+            if got.shape != (len(rows), len(self.labels)):
+                raise BackendError(
+                    f"the model gave logits of shape {got.shape} for {len(rows)} texts and {len(self.labels)} labels"
+                )
+            logits[rows] = got
+        return logits
+
+
+def softmax(logits: Logits) -> Logits:
+    """Along the last axis, safe for large values."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: Logits = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _one_of(what: str, got: str, known: tuple[str, ...]) -> None:
+    if got not in known:
+        raise InputError(f"{what} must be one of {', '.join(known)}, got {got!r}")

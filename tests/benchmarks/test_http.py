@@ -1,0 +1,100 @@
+"""The load generator against a server whose answers and delays are known."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from benchmarks import http
+
+DELAY = 0.01
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    seen: list[object] = []
+    connections: set[tuple[str, int]] = set()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append(body["inputs"])
+        self.connections.add(self.client_address)
+        time.sleep(DELAY)
+        self.answer(429 if body["inputs"] == "too many" else 200, b'{"error": "overloaded"}')
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:5])
+        self.wfile.flush()
+        self.wfile.write(body[5:])  # an answer may come in parts
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    Handler.seen, Handler.connections = [], set()
+    server = ThreadingHTTPServer((http.HOST, 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("clients", [1, 4])
+def test_a_closed_loop_keeps_connections_and_has_the_rate_it_must_have(port: int, clients: int) -> None:
+    requests = [http.request([str(number)]) for number in range(8)]
+    with http.Loop(port, clients) as loop:
+        samples, wall = loop.run(requests, 0.2)
+    assert len(samples) % 8 == 0
+    assert len(Handler.seen) == len(samples)
+    assert {str(seen) for seen in Handler.seen} == {str(number) for number in range(8)}
+    assert len(Handler.connections) == clients
+    assert DELAY <= sorted(samples)[len(samples) // 2] < 2 * DELAY
+    assert wall >= 0.2
+    assert len(samples) / wall == pytest.approx(clients / DELAY, rel=0.4)
+
+
+def test_a_refusal_ends_the_run_with_the_servers_words(port: int) -> None:
+    with http.Loop(port, 1) as loop, pytest.raises(http.BadAnswer, match="429.*overloaded"):
+        loop.run([http.request(["too many"])], 0.1)
+
+
+def test_requests_are_what_text_embeddings_inference_reads() -> None:
+    def inputs(message: bytes) -> object:
+        head, body = message.split(b"\r\n\r\n")
+        assert f"Content-Length: {len(body)}".encode() in head
+        return json.loads(body)["inputs"]
+
+    assert inputs(http.request(["é"])) == "é"
+    assert inputs(http.request(["a", "b"])) == [["a"], ["b"]]
+    assert inputs(http.request(["a"], listed=True)) == [["a"]]
+    assert inputs(http.request([("a", "b")])) == [["a", "b"]]
+
+
+def test_answers_are_read_to_their_end() -> None:
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
+    assert [http.answer(bytearray(whole[:end])) for end in (5, 30, len(whole) - 1)] == [None] * 3
+    assert http.answer(bytearray(whole)) == b"body"
+    with pytest.raises(http.BadAnswer, match="Content-Length"):
+        http.answer(bytearray(b"HTTP/1.1 200 OK\r\n\r\n"))
+
+
+def test_a_server_that_cannot_start_is_one_error_with_its_words(
+    student: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve.artefact import load
+
+    monkeypatch.setattr(http, "START", "raise SystemExit('no room at the inn')")
+    with pytest.raises(ValueError, match="exit code 1: no room at the inn"):
+        http.Service(load(str(student)), threads=1)
