@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +18,30 @@ app = typer.Typer(
     add_completion=False,
 )
 
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command of the app: what a user can mend, and a stop, end as one line on standard error and a code."""
+
+    @app.command()
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            function(*args, **options)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt as stop:
+            print(f"stopped: {stop}" if str(stop) else "stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
 Artefact = Annotated[Path, typer.Argument(help="Folder written by `bantam compress`.", metavar="ARTEFACT")]
 Json = Annotated[bool, typer.Option("--json", help="End standard output with one JSON object.")]
 
 
-@app.command()
+@command
 def compress(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a recipe that comes along.")],
     out: Annotated[Path, typer.Option(help="Where the artefact goes; DIR.run beside it holds the run.", metavar="DIR")],
@@ -36,12 +57,12 @@ def compress(
     from compress.pipeline import compress as run
 
     made = run(chosen, out, resume=resume, force=force)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first_process():
         result = {"artefact": str(made.root), "served": made.manifest.served, "metrics": made.manifest.metrics}
         answer(result, as_json, f"{made.root} is ready: bantam serve {made.root}")
 
 
-@app.command()
+@command
 def inspect(artefact: Artefact, as_json: Json = False) -> None:
     """Verify every checksum and show the manifest."""
     from serve.inspect import report, show
@@ -52,7 +73,7 @@ def inspect(artefact: Artefact, as_json: Json = False) -> None:
     answer(found, as_json)
 
 
-@app.command()
+@command
 def predict(
     artefact: Artefact,
     source: Annotated[
@@ -69,7 +90,7 @@ def predict(
     answer(summary, as_json)
 
 
-@app.command()
+@command
 def serve(
     artefact: Artefact,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -82,7 +103,7 @@ def serve(
     launch(artefact, host, port, workers)
 
 
-@app.command()
+@command
 def bench(
     artefacts: Annotated[
         list[Path], typer.Argument(help="Folders written by `bantam compress`.", metavar="ARTEFACT...")
@@ -104,7 +125,7 @@ def bench(
     run(artefacts, teacher=teacher, data=data, device=device, threads=threads, json_path=json_path, html_path=html_path)
 
 
-@app.command()
+@command
 def build(artefact: Artefact, as_json: Json = False) -> None:
     """Put the artefact into BentoML's model store and build a Bento around it."""
     from serve.bento import build as run
@@ -115,7 +136,7 @@ def build(artefact: Artefact, as_json: Json = False) -> None:
     )
 
 
-@app.command()
+@command
 def demo(
     out: Annotated[Path, typer.Option(help="Where the artefact and the reports go.", metavar="DIR")] = Path("demo"),
     settings: Annotated[list[str] | None, typer.Option("--set", help="Lay key.path=value over the recipe.")] = None,
@@ -135,15 +156,12 @@ def answer(result: dict[str, Any], as_json: bool, text: str = "") -> None:
         print(text, flush=True)
 
 
+def is_first_process() -> bool:
+    """Under `accelerate launch` only the first process speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def main() -> None:
-    """Run the command; what a user can mend ends as one line on standard error and a code that is not 0."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if is_first_process():
         logging.getLogger("compress").setLevel(logging.INFO)
-    try:
-        app()
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as stop:
-        print(f"\nstopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
-        sys.exit(130)
+    app()

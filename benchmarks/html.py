@@ -16,7 +16,8 @@ main { max-width: 1080px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; }
 h2 { font-size: 17px; margin: 0 0 2px; }
 p { margin: 0 0 14px; } .soft { color: var(--soft); } .small { font-size: 13px; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin-top: 20px; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  padding: 20px 22px; margin-top: 20px; }
 section svg { width: 100%; height: auto; display: block; margin-top: 12px; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin-top: 22px; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; }
@@ -115,7 +116,8 @@ def _details(report: Report) -> str:
     rows = "".join(_spread(row) for row in report["rows"])
     return (
         f"<section><h2>Machine and settings</h2>{more}<dl>{entries}</dl></section>"
-        f'<section><h2>Spread</h2><p class="soft small">Lowest and highest window of each row.</p><dl>{rows}</dl></section>'
+        f'<section><h2>Spread</h2><p class="soft small">Lowest and highest window of each row.</p>'
+        f"<dl>{rows}</dl></section>"
     )
 
 

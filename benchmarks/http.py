@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from benchmarks import measure
@@ -39,7 +39,7 @@ class Service:
     def __init__(self, artefact: Artefact, *, threads: int) -> None:
         self.labels = artefact.manifest.task.labels
         self.port = free_port()
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("BANTAM_")}
         environment = {**inherited, "BANTAM_THREADS": str(threads)}
         command = [sys.executable, "-c", START, str(artefact.root), HOST, str(self.port)]

@@ -82,7 +82,7 @@ def _names(students: Sequence[Artefact]) -> list[str]:
 
 
 def _teacher_specs(teacher: Artefact, device: str, threads: int, runtimes: Sequence[str]) -> list[Spec]:
-    pairs = [("torch", "fp32"), ("torch", "bf16")] + _session_pairs(teacher, device, with_openvino_fp32=True)
+    pairs = [("torch", "fp32"), ("torch", "bf16"), *_session_pairs(teacher, device, with_openvino_fp32=True)]
     return [_spec("teacher", teacher, *pair, device, threads) for pair in pairs if pair[0] in runtimes]
 
 

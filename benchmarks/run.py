@@ -12,32 +12,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from benchmarks import compare, html, measure
 from benchmarks import data as rows_of
-from benchmarks import html, machine, measure
 from benchmarks import report as reports
+from benchmarks.compare import Cell
 from benchmarks.plan import Plan, plan
 from benchmarks.remote import Remote
-from benchmarks.targets import Spec, available, size_bytes, word_pieces
-from serve import measures
+from benchmarks.targets import Spec, available
+from serve import machine
 
 MOST_TEXTS = 1024  # of a window
 
 Advance = Callable[[str], None]
-
-
-class Cell(NamedTuple):
-    """One row of the report to be."""
-
-    spec: Spec
-    batch: int
-    clients: int
 
 
 def bench(
@@ -59,7 +52,7 @@ def bench(
     seed: int = 0,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """The report (schema 1), written to `json_path` and `html_path` too where given.
+    """The report (schema 1), shown on the console, and written to `json_path` and `html_path` where given.
 
     limit: evaluation rows at most, None for all. windows, seconds: rounds of timed windows and the least length of
     each. clients: connections of the concurrent HTTP rows, 1 for none. runtimes: some of "torch", "onnxruntime",
@@ -87,11 +80,13 @@ def bench(
         cells = _cells(list(remotes), batches, clients)
         measured = _time_all(remotes, cells, sets, seconds, console)
         memory = {spec: remote.peak_memory() for spec, remote in remotes.items()}
+    table = compare.rows(planned, cells, measured, memory, answers, rows.labels)
+    notes += compare.busy(table)
     report = {
         "schema": reports.SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": described,
-        "data": _about_data(planned, rows),
+        "data": compare.about_data(planned, rows),
         "settings": {
             "device": device,
             "threads": threads,
@@ -103,14 +98,15 @@ def bench(
             "limit": limit,
             "seed": seed,
         },
-        "artefacts": _about_artefacts(planned),
+        "artefacts": compare.about_artefacts(planned),
         "notes": notes,
-        "rows": _rows(planned, cells, measured, memory, answers, rows.labels),
+        "rows": table,
     }
     if json_path is not None:
         reports.write(Path(json_path), reports.as_json(report))
     if html_path is not None:
         reports.write(Path(html_path), html.page(report))
+    reports.show(report, console)
     return report
 
 
@@ -225,82 +221,3 @@ def _progress(console: Console, verb: str, total: int) -> Iterator[Advance]:
 
         yield advance
         bar.update(line, completed=total, description="")
-
-
-def _rows(
-    planned: Plan,
-    cells: Sequence[Cell],
-    measured: dict[Cell, list[measure.Window]],
-    memory: dict[Spec, int | None],
-    answers: dict[Spec, NDArray[Any]],
-    labels: NDArray[Any],
-) -> list[dict[str, Any]]:
-    reference = cells[0].spec
-    quality = {spec: _quality(planned, spec, reference, answers, labels) for spec in answers}
-    return [
-        {
-            "target": cell.spec.target,
-            "runtime": cell.spec.runtime,
-            "precision": cell.spec.precision,
-            "device": cell.spec.device,
-            "threads": cell.spec.threads,
-            "transport": cell.spec.transport,
-            "batch": cell.batch,
-            "clients": cell.clients,
-            **measure.summary(measured[cell]),
-            **_speedup(measured[cell], measured[Cell(reference, cell.batch, 1)]),
-            "size_bytes": size_bytes(cell.spec, planned.artefact(cell.spec)),
-            "peak_memory_bytes": memory[cell.spec],
-            **quality[cell.spec],
-        }
-        for cell in cells
-    ]
-
-
-def _speedup(windows: Sequence[measure.Window], reference: Sequence[measure.Window]) -> dict[str, Any]:
-    """Median and range of the ratios of rates within a round."""
-    pairs = zip(windows, reference, strict=True)
-    ratios = [(ours.texts / ours.wall) / (theirs.texts / theirs.wall) for ours, theirs in pairs]
-    return {"speedup": float(np.median(ratios)), "speedup_range": {"low": min(ratios), "high": max(ratios)}}
-
-
-def _quality(
-    planned: Plan, spec: Spec, reference: Spec, answers: dict[Spec, NDArray[Any]], labels: NDArray[Any]
-) -> dict[str, Any]:
-    task = planned.teacher.manifest.task
-    try:
-        return {
-            "accuracy": measures.interval(task.metric, answers[spec], labels),
-            "agreement": measures.agreement(answers[spec], answers[reference], kind=task.kind),
-        }
-    except ValueError as error:
-        raise ValueError(f"{spec.label}: {error}") from error
-
-
-def _about_data(planned: Plan, rows: rows_of.Rows) -> dict[str, Any]:
-    task = planned.teacher.manifest.task
-    lengths = word_pieces(planned.teacher).encode(rows.texts).lengths()
-    return {
-        "name": rows.name,
-        "rows": len(rows),
-        "total": rows.total,
-        "empty_left_out": rows.empty,
-        "metric": task.metric,
-        "kind": task.kind,
-        "tokens_mean": float(np.mean(lengths)),
-        "tokens_p95": float(np.percentile(lengths, 95)),
-    }
-
-
-def _about_artefacts(planned: Plan) -> list[dict[str, Any]]:
-    """What was measured, without places on this machine."""
-    return [
-        {
-            "name": one.manifest.name,
-            "role": "teacher" if one is planned.teacher else "student",
-            "created": one.manifest.created,
-            "served": one.manifest.served,
-            "models": {key: model.model_dump(mode="json") for key, model in one.manifest.models.items()},
-        }
-        for one in (planned.teacher, *planned.students)
-    ]

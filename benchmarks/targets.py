@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import machine, measure
+from benchmarks import measure
+from serve import machine
 from serve.artefact import Artefact, load
 from serve.encode import Text, WordPieces
 from serve.runtime import Session

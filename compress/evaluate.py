@@ -9,7 +9,9 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from compress.batches import Batches
+from compress.data.load import Examples
 from compress.technique import NOT_INPUTS
+from serve.encode import WordPieces
 from serve.measures import higher_is_better, measure
 
 SIZE = 64  # texts a forward pass
@@ -42,7 +44,7 @@ def scorer(data: Batches, metric: str) -> Callable[[nn.Module], float]:
     return score
 
 
-def batches(pieces, examples, accelerator: Accelerator, **options) -> Batches:
+def batches(pieces: WordPieces, examples: Examples, accelerator: Accelerator, **options: int) -> Batches:
     """`examples` encoded, as batches for this process's share of the work and its device."""
     encoded = pieces.encode(examples.texts)
     return Batches(

@@ -1,7 +1,6 @@
 """A trained model becomes an artefact: ONNX files, measures on the reported splits, model card, checksums."""
 
 import shutil
-import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from compress.recipe import Recipe
 from serve import artefact
 from serve.artefact import Artefact
 from serve.encode import Text, WordPieces
-from serve.machine import machine
+from serve.machine import describe
 from serve.manifest import Encoder, Manifest, Task
 from serve.measures import agreement, interval
 from serve.runtime import Session
@@ -85,7 +84,7 @@ def package(
             recipe=recipe.plain(),
             teacher=identity,
             candidates=exported.candidates,
-            provenance={"machine": machine(), "commit": commit(), "data": data.fingerprint, "notes": list(data.notes)},
+            provenance={"machine": describe(), "data": data.fingerprint, "notes": list(data.notes)},
         )
         own = {split: torch_logits(model, pieces, rows, accelerator) for split, rows in data.reports.items()}
         metrics = measured(Artefact(staging, draft), data, own, reference)
@@ -129,15 +128,3 @@ def sparsity(model: nn.Module) -> dict[str, float]:
     weights: Sequence[Any] = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     zeros = sum(int((w == 0).sum()) for w in weights)
     return {"unstructured": round(zeros / sum(w.numel() for w in weights), 6)}
-
-
-def commit() -> str | None:
-    """The commit of Bantam that is running, where it runs from a checkout."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()

@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from accelerate import Accelerator
+from torch import nn
 
 from compress import catalogue
 from compress.data.load import Data, load
+from compress.package import package, torch_logits
 from compress.progress import say
 from compress.recipe import Recipe
 from compress.stage import run_stage
@@ -128,7 +130,14 @@ def write_report_split(recipe: Recipe, path: Path, examples: Data) -> None:
 
 
 def finish(
-    recipe: Recipe, out: Path, examples: Data, tutor: Teacher, model, accelerator: Accelerator, *, force: bool
+    recipe: Recipe,
+    out: Path,
+    examples: Data,
+    tutor: Teacher,
+    model: nn.Module,
+    accelerator: Accelerator,
+    *,
+    force: bool,
 ) -> None:
     """Export, measure against the teacher, and put the artefact in its place."""
     reference = {
@@ -157,5 +166,5 @@ def finish(
     )
 
 
-def parameters(model) -> int:
+def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())

@@ -22,7 +22,7 @@ REFRESH = 0.5  # seconds between two readings of the loss: reading it waits for 
 def say(message: str) -> None:
     """A line for the person at the terminal, from the first process only."""
     if logging.getLogger("compress").isEnabledFor(logging.INFO):
-        console.print(message, highlight=False)
+        console.print(message, highlight=False, markup=False, soft_wrap=True)
 
 
 class Progress:

@@ -129,7 +129,8 @@ class Recipe(Frozen):
 
     def plain(self) -> dict[str, Any]:
         """Nested dicts and lists, as YAML and JSON write them."""
-        return json.loads(self.model_dump_json())
+        plain: dict[str, Any] = json.loads(self.model_dump_json())
+        return plain
 
 
 def place(name: str) -> str:

@@ -23,6 +23,7 @@ from compress import evaluate
 from compress.batches import Batches
 from compress.data.load import Data
 from compress.models import align_labels, encoder_of, load, locate, pieces_of
+from compress.package import package
 from compress.progress import say
 from compress.recipe import Recipe, digest
 from compress.stage import run_stage
@@ -112,7 +113,8 @@ def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
         accelerator.wait_for_everyone()
     found = artefact.load(folder)
     if accelerator.is_main_process:
-        say(f"teacher {key}: {recipe.teacher.model}, {found.manifest.metrics}")
+        scores = {split: round(rows["teacher"]["value"], 4) for split, rows in found.manifest.metrics.items()}
+        say(f"teacher {key}: {recipe.teacher.model}, {data.metric} {scores}")
     model, _ = load(str(folder), data.labels, recipe.task.max_length)
     return Teacher(key, found, model.requires_grad_(False), pieces_of(folder, found.manifest.encoder))
 
@@ -142,8 +144,6 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
     else:
         align_labels(model, recipe.teacher.model, data.labels)
     if accelerator.is_main_process:
-        from compress.package import package
-
         identity = {"key": key, "model": recipe.teacher.model}
         package(
             model.cpu(),

@@ -66,7 +66,7 @@ class Run:
     step: int = 0  # updates done
     batches: Sequence[Batch] = ()  # this process's micro-batches of the current update
     rows: int = 0  # examples in the current update, over all processes
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: torch.optim.Optimizer = field(init=False)  # from prepare to finish
     tapped: dict[nn.Module, set[str]] = field(default_factory=dict)  # modules to record, per model
     terms: dict[str, Tensor] = field(default_factory=dict)  # latest value of each term on this process
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext  # the run's precision
@@ -93,7 +93,7 @@ class Run:
     @property
     def needs_only_logits(self) -> bool:
         """Whether the teacher is asked for its logits and nothing else, so that a cache may answer."""
-        return self.needs == {"teacher"} and not self.tapped.get(self.teacher)
+        return self.needs == {"teacher"} and not (self.teacher and self.tapped.get(self.teacher))
 
     def backward(self) -> None:
         """Set every gradient to that of the summed terms over the current update, over all processes.
@@ -105,10 +105,11 @@ class Run:
         for batch in self.batches:
             with parametrize.cached(), self.autocast():  # a masked or quantised weight once, not per forward
                 step = Step(self, batch)
-                terms = {name: t.loss(step) for name, t in self.techniques.items()}
-            terms = {name: value for name, value in terms.items() if value is not None}
+                given = {name: t.loss(step) for name, t in self.techniques.items()}
+            terms = {name: value for name, value in given.items() if value is not None}
             assert terms, "no technique of this run gives a loss term"
-            (sum(terms.values()) * (len(batch["rows"]) / self.rows)).backward()
+            total = torch.stack([*terms.values()]).sum()
+            (total * (len(batch["rows"]) / self.rows)).backward()
             self.terms = {name: value.detach() for name, value in terms.items()}
         self.reduce()
 
@@ -151,6 +152,7 @@ class Step:
         """Output of the teacher on the same inputs, without gradient; from the cache where that is enough."""
         if self.run.teacher_logits is not None:
             return SimpleNamespace(logits=self.run.teacher_logits[self.batch["rows"]])
-        assert not self.run.teacher.training, "a teacher in training mode gives noisy targets"
+        teacher = self.run.teacher
+        assert teacher is not None and not teacher.training, "a teacher in training mode gives noisy targets"
         with torch.no_grad():
-            return self.forward(self.run.teacher)
+            return self.forward(teacher)

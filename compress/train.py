@@ -78,9 +78,9 @@ def train(
             if run.step in due:
                 history.append({"step": run.step, "score": score(run, evaluate), **run_terms(run)})
                 progress.evaluated(history[-1])
-                if options.keep == "best" and history[-1]["score"] >= max(row["score"] for row in history):
-                    if run.accelerator.is_main_process:
-                        checkpoint.write(best, {"step": run.step, "model": run.model.state_dict()})
+                leads = history[-1]["score"] >= max(row["score"] for row in history)
+                if options.keep == "best" and leads and run.accelerator.is_main_process:
+                    checkpoint.write(best, {"step": run.step, "model": run.model.state_dict()})
             if run.step % options.checkpoint == 0 or run.step == run.steps or interrupts.came:
                 checkpoint.save(run, saved, history=history)
             interrupts.leave(f"{run.step} of {run.steps} updates are saved; --resume continues there")

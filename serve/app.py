@@ -8,24 +8,21 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import orjson
 
 from serve import tei
 from serve.artefact import Artefact
+from serve.body import Gone, Receive, Scope, Send, read_body
 from serve.encode import check_inputs
-from serve.errors import BadMethod, BadType, BantamError, NotFound, NotReady, Overloaded, TooLarge
+from serve.errors import BadMethod, BantamError, NotFound, NotReady, Overloaded
 from serve.info import info
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.runtime import Predictions, Session
 from serve.settings import Settings, from_environment
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON: tuple[bytes, bytes] = (b"content-type", b"application/json")
@@ -42,10 +39,6 @@ def create_app(settings: Settings) -> "App":
 def create_app_from_environment() -> "App":
     """What uvicorn's worker processes call."""
     return create_app(from_environment(os.environ))
-
-
-class Gone(Exception):
-    """The client hung up; there is nobody to answer."""
 
 
 class App:
@@ -135,10 +128,12 @@ class App:
         session = self._opened()
         if not self.ready:
             raise NotReady("the model is warming up; try again in a moment")
-        question = tei.read(await self._body(scope, receive), max_texts=self.settings.max_texts)
+        question = tei.read(
+            await read_body(scope, receive, limit=self.settings.max_body), max_texts=self.settings.max_texts
+        )
         check_inputs(question.texts, session.artefact.manifest.task.inputs)
         predictions, seconds = await self._run(session, question)
-        body = tei.write(predictions, session.labels, single=question.single)
+        answer = tei.write(predictions, session.labels, single=question.single)
         total = time.perf_counter() - started
         truncated = sum(predictions.truncated)
         self.metrics.success(
@@ -156,7 +151,7 @@ class App:
         ]
         if truncated:
             headers.append((b"x-truncated", b"true"))
-        return 200, headers, body
+        return 200, headers, answer
 
     async def _run(self, session: Session, question: tei.Question) -> tuple[Predictions, float]:
         if self._waiting >= self.settings.max_waiting:
@@ -172,27 +167,6 @@ class App:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         finally:
             self._waiting -= 1
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The request's body, refused as soon as it is over the limit, whatever its headers claim."""
-        headers = dict(scope["headers"])
-        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
-            raise BadType(f"expected content-type: application/json, got {kind.decode('latin-1') or 'none'!r}")
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise BadType("compressed bodies are not read; send it without content-encoding")
-        limit = self.settings.max_body
-        claimed = headers.get(b"content-length", b"0")
-        body = bytearray()
-        while True:
-            if len(body) > limit or (claimed.isdigit() and int(claimed) > limit):
-                raise TooLarge(f"the body is over {limit} bytes")
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Gone
-            body += message.get("body", b"")
-            if not message.get("more_body", False) and len(body) <= limit:
-                return bytes(body)
 
     def _opened(self) -> Session:
         assert self._session is not None, "open() comes first"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer  # type: ignore[import-untyped, unused-ignore]
+from tokenizers import Tokenizer
 
 from serve.errors import ArtefactError, EmptyInput, InputError, TooLarge
 

@@ -1,5 +1,6 @@
 """Runtimes that turn feeds into logits: one function each, with one signature."""
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ Engine = Callable[[Feeds], Logits]
 
 
 def onnxruntime(path: Path, *, device: str, threads: int) -> Engine:
-    import onnxruntime as ort  # type: ignore[import-untyped, unused-ignore]
+    import onnxruntime as ort
 
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
@@ -49,8 +50,11 @@ def onnxruntime(path: Path, *, device: str, threads: int) -> Engine:
 
 
 def openvino(path: Path, *, device: str, threads: int) -> Engine:
+    # Importing openvino 2026.4 reports to Google Analytics unless a file in the user's home says no, and there is no
+    # switch; where its telemetry package cannot be imported it uses a stub. Goes once an environment variable exists.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        import openvino as ov  # type: ignore[import-untyped, unused-ignore]
+        import openvino as ov
     except ModuleNotFoundError as error:
         raise BackendError("runtime 'openvino' is not installed; run: pip install 'bantam[openvino]'") from error
     if device != "cpu":

@@ -1,4 +1,5 @@
-"""What can go wrong, as one tree. Each error knows its HTTP status and its word for `error_type`.
+"""What can go wrong, as one tree. Each error knows its HTTP status and its word for `error_type`, and is a ValueError:
+whoever sent the request, made the folder or started the process can mend it.
 
     BantamError
     ├── ArtefactError        a folder that cannot be trusted or written
@@ -20,16 +21,16 @@ understand them; there too a text or a batch over its limit is a 413 of type "Va
 from typing import ClassVar
 
 
-class BantamError(Exception):
+class BantamError(ValueError):
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "Backend"
 
 
-class ArtefactError(BantamError, ValueError):
+class ArtefactError(BantamError):
     error_type = "Validation"
 
 
-class InputError(BantamError, ValueError):
+class InputError(BantamError):
     status = 422
     error_type = "Validation"
 
@@ -59,7 +60,7 @@ class BadType(InputError):
     status = 415
 
 
-class BackendError(BantamError, ValueError):
+class BackendError(BantamError):
     status = 424
 
 

@@ -30,22 +30,26 @@ def report(artefact: Artefact | Path | str) -> dict[str, Any]:
     }
 
 
-def show(report: dict[str, Any], console: "Console") -> None:
-    """Print a report as tables."""
+def show(report: dict[str, Any], console: "Console | None" = None) -> None:
+    """Print a report as tables, by default on standard output."""
+    if console is None:
+        from rich.console import Console
+
+        console = Console()
     task, encoder = report["task"], report["encoder"]
     facts = _table("what", "value", title=f"{report['name']}: {len(report['files'])} files verified")
-    facts.add_row("path", report["path"])
-    facts.add_row("created", report["created"])
-    facts.add_row("task", f"{task['kind']} of {'pairs' if task['inputs'] == 2 else 'single texts'}")
-    facts.add_row("labels", ", ".join(task["labels"]))
-    facts.add_row("columns", ", ".join(task["columns"]) or "-")
-    facts.add_row("metric", task["metric"])
-    facts.add_row("encoder", f"{encoder['kind']}, at most {encoder['max_length']} tokens")
-    facts.add_row("size", _bytes(report["size"]))
+    _row(facts, "path", report["path"])
+    _row(facts, "created", report["created"])
+    _row(facts, "task", f"{task['kind']} of {'pairs' if task['inputs'] == 2 else 'single texts'}")
+    _row(facts, "labels", ", ".join(task["labels"]))
+    _row(facts, "columns", ", ".join(task["columns"]) or "-")
+    _row(facts, "metric", task["metric"])
+    _row(facts, "encoder", f"{encoder['kind']}, at most {encoder['max_length']} tokens")
+    _row(facts, "size", _bytes(report["size"]))
     if report["teacher"]:
-        facts.add_row("teacher", _short(report["teacher"]))
+        _row(facts, "teacher", _short(report["teacher"]))
     if report["recipe"]:
-        facts.add_row("recipe", _short(report["recipe"]))
+        _row(facts, "recipe", _short(report["recipe"]))
     console.print(facts)
     console.print(_models(report))
     if report["metrics"]:
@@ -53,7 +57,7 @@ def show(report: dict[str, Any], console: "Console") -> None:
     if report["sparsity"]:
         table = _table("pattern", "zeros", title="sparsity")
         for pattern, share in report["sparsity"].items():
-            table.add_row(pattern, f"{share:.1%}")
+            _row(table, pattern, f"{share:.1%}")
         console.print(table)
 
 
@@ -62,7 +66,8 @@ def _models(report: dict[str, Any]) -> "Table":
     for key, model in report["models"].items():
         served = " (served)" if key == report["served"] else ""
         kernels = model["integer_kernels"] + model["float_kernels"]
-        table.add_row(
+        _row(
+            table,
             key + served,
             model["precision"],
             model["method"],
@@ -81,19 +86,27 @@ def _metrics(metrics: dict[str, Any]) -> "Table":
         for name, entry in (entries if isinstance(entries, dict) else {"": entries}).items():
             if isinstance(entry, dict) and "value" in entry:
                 interval = f"{entry['low']:.4f} to {entry['high']:.4f}" if entry.get("low") is not None else "-"
-                table.add_row(split, name, f"{entry['value']:.4f}", interval)
+                _row(table, split, name, f"{entry['value']:.4f}", interval)
             else:
-                table.add_row(split, name, f"{entry:.4f}" if isinstance(entry, float) else str(entry), "-")
+                _row(table, split, name, f"{entry:.4f}" if isinstance(entry, float) else str(entry), "-")
     return table
 
 
 def _table(*columns: str, title: str) -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", show_edge=False)
+    table = Table(title=Text(title), title_justify="left", show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _row(table: "Table", *cells: str) -> None:
+    """As plain text: labels and recipes may hold square brackets, which rich would take for markup."""
+    from rich.text import Text
+
+    table.add_row(*(Text(cell) for cell in cells))
 
 
 def _short(values: dict[str, Any]) -> str:

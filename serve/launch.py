@@ -49,9 +49,7 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.set_inheritable(True)
     except OSError as error:
         bound.close()
-        if error.errno == errno.EADDRINUSE:
-            raise InputError(f"port {port} of {host} is in use; stop what listens there or take another") from None
-        raise InputError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+        raise _refusal(host, port, error) from None
     return bound
 
 
@@ -61,7 +59,7 @@ def _serve_here(settings: Settings, bound: socket.socket) -> None:
     from serve.app import create_app
 
     app = create_app(settings)
-    _announce(bound, settings)
+    _listen(bound, settings)
     with suppress(KeyboardInterrupt):
         uvicorn.Server(uvicorn.Config(app, **_options())).run(sockets=[bound])
     if app.failed:
@@ -78,7 +76,7 @@ def _serve_in_processes(settings: Settings, bound: socket.socket) -> None:
     with tempfile.TemporaryDirectory(prefix="bantam-metrics-") as metrics:
         os.environ.update({**to_environment(settings), "PROMETHEUS_MULTIPROC_DIR": metrics})
         app = "serve.app:create_app_from_environment"
-        _announce(bound, settings)
+        _listen(bound, settings)
         Multiprocess(uvicorn.Config(app, factory=True, workers=settings.workers, **_options()), sockets=[bound]).run()
 
 
@@ -93,8 +91,19 @@ def _options() -> dict[str, Any]:
     }
 
 
-def _announce(bound: socket.socket, settings: Settings) -> None:
+def _listen(bound: socket.socket, settings: Settings) -> None:
+    """Take callers from here on; of two servers that bound the port at once the second finds out here."""
     host, port = bound.getsockname()[:2]
+    try:
+        bound.listen(2048)
+    except OSError as error:
+        raise _refusal(host, port, error) from None
     shown = f"[{host}]" if ":" in host else host
     many = f" with {settings.workers} workers" if settings.workers > 1 else ""
     print(f"serving {Path(settings.artefact).name} on http://{shown}:{port}{many}", file=sys.stderr, flush=True)
+
+
+def _refusal(host: str, port: int, error: OSError) -> InputError:
+    if error.errno == errno.EADDRINUSE:
+        return InputError(f"port {port} of {host} is in use; stop what listens there or take another")
+    return InputError(f"cannot listen on {host}:{port}: {error.strerror}")

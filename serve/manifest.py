@@ -1,9 +1,10 @@
 """What an artefact's manifest.json says: frozen values, checked on reading."""
 
-from pathlib import PurePosixPath
+import hashlib
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
@@ -101,3 +102,17 @@ def check_relative(path: str) -> None:
     pure = PurePosixPath(path)
     if not path or pure.is_absolute() or ".." in pure.parts or str(pure) != path or "\\" in path or "\0" in path:
         raise ValueError(f"{path!r} is not a plain path inside the artefact")
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first complaint as one line that starts with the field."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    more = error.error_count() - 1
+    return (f"{field}: " if field else "") + message + (f" (and {more} more)" if more else "")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,14 +17,12 @@ from serve.errors import BantamError, InputError
 from serve.runtime import Session
 from serve.tables import read_texts
 
-CHUNK = 1024  # texts in memory at once
-
 
 def predict_file(
     artefact: Artefact | Path | str,
     source: str,
     target: str,
-    batch: int | None = None,
+    batch: int = 256,
     progress: bool = True,
     *,
     form: str | None = None,
@@ -37,11 +35,14 @@ def predict_file(
 
     `form` is "txt", "jsonl", "csv", "tsv" or "parquet"; by default the file's ending says it, and standard input is
     looked at. A line is {"label", "score", "scores": {label: score}, "truncated"}; regression has only "score".
+    `batch` texts are in memory at once; how many run together is the model's own affair, so it changes no answer.
     A file appears under its name once it is complete. Returns rows, truncated, tokens, output.
     """
     if source != "-" and target != "-" and Path(source).resolve() == Path(target).resolve():
         raise InputError(f"{target} is the input too; write the answers to another file")
-    session = Session(artefact, model=model, runtime=runtime, device=device, threads=threads, batch=batch)
+    if batch < 1:
+        raise InputError(f"batch must be 1 or more, got {batch}")
+    session = Session(artefact, model=model, runtime=runtime, device=device, threads=threads)
     task = session.artefact.manifest.task
     rows = truncated = tokens = 0
     with (
@@ -49,7 +50,7 @@ def predict_file(
         _output(target) as out,
         _bar(progress) as advance,
     ):
-        while chunk := list(islice(texts, CHUNK)):
+        while chunk := list(islice(texts, batch)):
             _check(chunk, task.inputs, rows, source)
             got = session.predict(chunk)
             for scores, cut in zip(got.scores.tolist(), got.truncated, strict=True):
@@ -93,8 +94,12 @@ def _check(chunk: list[Text], inputs: int, before: int, source: str) -> None:
 def _output(target: str) -> Iterator[BinaryIO]:
     """A file that takes its name only when the block ends well."""
     if target == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        try:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            raise BantamError("standard output was closed before all answers were written") from None
         return
     final = Path(target)
     if final.is_dir():

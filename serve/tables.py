@@ -97,13 +97,12 @@ def _jsonl(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
 
 def _csv(file: BinaryIO, name: str, delimiter: str = ",") -> Iterator[dict[str, Any]]:
     csv.field_size_limit(1 << 30)
-    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), delimiter=delimiter, strict=True)
+    lines = (_utf8(line, name, at) for at, line in enumerate(file, 1))
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
         yield from reader
     except csv.Error as error:
         raise InputError(f"{name}: line {reader.line_num}: {error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: after line {reader.line_num}: not UTF-8: {error.reason}") from None
 
 
 def _tsv(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
@@ -112,8 +111,8 @@ def _tsv(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
 
 def _parquet(file: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
     try:
-        import pyarrow  # type: ignore[import-untyped, unused-ignore]
-        import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
+        import pyarrow
+        import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise InputError("reading parquet needs pyarrow; run: pip install 'bantam[compress]'") from error
     if not file.seekable():

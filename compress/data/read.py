@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.recipe import place
 from compress.data import film_reviews
 from compress.data.labels import nearest
+from compress.recipe import place
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -38,7 +38,8 @@ class DistilBERT(Technique):
         narrow, wide = run.model.config.hidden_size, run.teacher.config.hidden_size
         if self.a_cos and narrow != wide:
             raise ValueError(
-                f"distil/distilbert compares hidden states of equal width; the student has {narrow}, the teacher {wide}: set a_cos to 0"
+                "distil/distilbert compares hidden states of equal width; the student has "
+                f"{narrow}, the teacher {wide}: set a_cos to 0"
             )
 
     def loss(self, step: Step) -> Tensor:

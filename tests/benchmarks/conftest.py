@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from serve.artefact import Encoder, Manifest, Model, Task, seal, write
 
-WORDS = ["a", "film", "that", "is", "good", "bad", "long", "short", "dull", "fine", "great", "poor", "with", "some", "charm", "and", "no", "plot"]
+WORDS = "a film that is good bad long short dull fine great poor with some charm and no plot".split()
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -79,15 +80,19 @@ def export(model: BertForSequenceClassification, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
     feeds = tuple(torch.ones(2, 5, dtype=torch.int64) for _ in INPUTS)
     axes = {name: {0: "batch", 1: "length"} for name in INPUTS} | {"logits": {0: "batch"}}
-    torch.onnx.export(
-        model, feeds, str(path), input_names=list(INPUTS), output_names=["logits"], dynamic_axes=axes, dynamo=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, about itself
+        torch.onnx.export(
+            model, feeds, str(path), input_names=list(INPUTS), output_names=["logits"], dynamic_axes=axes, dynamo=False
+        )
 
 
 def quantise(source: Path, target: Path) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
-    quantize_dynamic(str(source), str(target), per_channel=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantize_dynamic(str(source), str(target), per_channel=True)
 
 
 def sentences(count: int, seed: int = 5) -> list[str]:

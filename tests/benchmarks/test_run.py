@@ -17,7 +17,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from benchmarks import run
+from benchmarks import compare, run
+from benchmarks.measure import Window
 from benchmarks.remote import THREADS, Remote, environment
 from benchmarks.targets import Spec
 
@@ -42,52 +43,74 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-@pytest.mark.slow
-def test_bench_has_a_row_for_every_target_and_batch(teacher: Path, student: Path, data: Path, tmp_path: Path) -> None:
+def names(row: dict[str, Any]) -> tuple[str, str, str, int, int]:
+    return row["target"], row["runtime"], row["precision"], row["batch"], row["clients"]
+
+
+def measured(teacher: Path, student: Path, data: Path, out: Path, runtimes: tuple[str, ...]) -> dict[str, Any]:
+    """A short run; what was returned is what was written, and nothing else was."""
     report = run.bench(
         [student],
         teacher=teacher,
         data=data,
-        json_path=tmp_path / "r.json",
-        html_path=tmp_path / "r.html",
+        json_path=out / "r.json",
+        html_path=out / "r.html",
         windows=2,
         seconds=0.05,
-        runtimes=("torch", "onnxruntime"),
+        runtimes=runtimes,
         console=quiet(),
     )
-    assert json.loads((tmp_path / "r.json").read_text()) == report
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.html", "r.json"]
-    assert report["schema"] == 1 and report["machine"]["versions"]["torch"]
-    rows = report["rows"]
-    found = [(row["target"], row["runtime"], row["precision"], row["batch"], row["clients"]) for row in rows]
-    expected = [
-        ("teacher", "torch", "fp32"),
-        ("teacher", "torch", "bf16"),
-        ("teacher", "onnxruntime", "fp32"),
-        ("teacher", "onnxruntime", "int8"),
-        ("small", "onnxruntime", "fp32"),
-        ("small", "onnxruntime", "int8"),
-        ("small (HTTP)", "onnxruntime", "int8"),
-    ]
-    assert set(found) == {(*names, batch, 1) for names in expected for batch in (1, 32)} | {(*expected[-1], 1, 8)}
-    assert len(found) == 15
-    for row in rows:
+    assert json.loads((out / "r.json").read_text()) == report
+    assert sorted(path.name for path in out.iterdir()) == ["r.html", "r.json"]
+    assert str(teacher.parent) not in json.dumps(report)  # reports are committed: no places on this machine
+    for row in report["rows"]:
         assert {name: type(row[name]) for name in KEYS} == KEYS
         assert row["latency_ms"]["p50"] <= row["latency_ms"]["p90"] <= row["latency_ms"]["p99"]
         assert all(row[name]["low"] <= row[name]["value"] <= row[name]["high"] for name in ("accuracy", "agreement"))
         assert row["samples"] >= 4 and row["cpu_seconds_per_text"] > 0
-    by_name = {key: row for key, row in zip(found, rows, strict=True)}
-    first = by_name[("teacher", "torch", "fp32", 1, 1)]
-    assert first["speedup"] == 1.0 and first["agreement"]["value"] == 1.0
-    assert by_name[("teacher", "onnxruntime", "fp32", 1, 1)]["agreement"]["value"] == 1.0
-    served, direct = (
-        by_name[("small (HTTP)", "onnxruntime", "int8", 1, 1)],
-        by_name[("small", "onnxruntime", "int8", 1, 1)],
-    )
+    return report
+
+
+def test_bench_measures_sessions_and_the_service(teacher: Path, student: Path, data: Path, tmp_path: Path) -> None:
+    report = measured(teacher, student, data, tmp_path, ("onnxruntime",))
+    assert report["schema"] == 1 and report["machine"]["versions"]["onnxruntime"]
+    rows = {names(row): row for row in report["rows"]}
+    expected = [(who, "onnxruntime", how) for who in ("teacher", "small") for how in ("fp32", "int8")]
+    expected.append(("small (HTTP)", "onnxruntime", "int8"))
+    assert set(rows) == {(*one, batch, 1) for one in expected for batch in (1, 32)} | {(*expected[-1], 1, 8)}
+    served, direct = rows[(*expected[-1], 1, 1)], rows[(*expected[3], 1, 1)]
     assert served["accuracy"] == direct["accuracy"] and served["agreement"] == direct["agreement"]
-    assert served["peak_memory_bytes"] < first["peak_memory_bytes"]  # no torch in the server
-    assert direct["peak_memory_bytes"] < first["peak_memory_bytes"] / 2  # nor in a session's process
-    assert str(teacher.parent) not in json.dumps(report)  # reports are committed: no places on this machine
+    assert served["latency_ms"]["p50"] > direct["latency_ms"]["p50"]
+    assert rows[(*expected[0], 1, 1)]["speedup"] == 1.0
+
+
+@pytest.mark.slow
+def test_bench_measures_torch_beside_the_rest(teacher: Path, student: Path, data: Path, tmp_path: Path) -> None:
+    report = measured(teacher, student, data, tmp_path, ("torch", "onnxruntime"))
+    rows = {names(row): row for row in report["rows"]}
+    assert len(rows) == 15
+    torch = rows[("teacher", "torch", "fp32", 1, 1)]
+    assert torch["speedup"] == 1.0 and torch["agreement"]["value"] == 1.0
+    assert ("teacher", "torch", "bf16", 32, 1) in rows
+    session = rows[("teacher", "onnxruntime", "fp32", 1, 1)]
+    assert session["agreement"]["value"] == 1.0 and session["accuracy"] == torch["accuracy"]
+    assert session["peak_memory_bytes"] < torch["peak_memory_bytes"] / 2  # no torch in a session's process
+    assert rows[("small (HTTP)", "onnxruntime", "int8", 1, 1)]["peak_memory_bytes"] < torch["peak_memory_bytes"]
+
+
+def test_speedup_is_taken_within_rounds_so_that_drift_cancels() -> None:
+    def windows(*walls: float) -> list[Window]:
+        return [Window([wall], wall, 0.5, 10, None) for wall in walls]
+
+    found = compare.speedup(windows(1.0, 2.0, 8.0), windows(4.0, 8.0, 16.0))
+    assert found == {"speedup": 4.0, "speedup_range": {"low": 2.0, "high": 4.0}, "cpu_speedup": 1.0}
+
+
+def test_a_busy_machine_is_said_to_have_been_busy() -> None:
+    row = {"threads": 1, "transport": "process", "device": "cpu"}
+    assert compare.busy([{**row, "cores_used": 0.98}, {**row, "cores_used": 0.99}]) == []
+    (note,) = compare.busy([{**row, "cores_used": 0.45}, {**row, "cores_used": 0.55}])
+    assert "0.50 of a core" in note
 
 
 def spec(artefact: Path, **more: Any) -> Spec:
@@ -169,7 +192,8 @@ def test_an_interrupt_ends_every_process_and_writes_nothing(
     code = (
         "import sys; from pathlib import Path; from benchmarks.run import bench\n"
         "teacher, student, data, out = map(Path, sys.argv[1:])\n"
-        "bench([student], teacher=teacher, data=data, json_path=out, windows=1000, seconds=0.2, runtimes=['onnxruntime'])"
+        "bench([student], teacher=teacher, data=data, json_path=out,"
+        " windows=1000, seconds=0.2, runtimes=['onnxruntime'])"
     )
     out = tmp_path / "r.json"
     arguments = [str(place) for place in (teacher, student, data, out)]

@@ -34,7 +34,8 @@ class Tiny:
 
         rows = []
         for text in texts:
-            parts = text if isinstance(text, tuple) else (text,)
+            # In lists, because transformers takes a lone "" for no second text at all.
+            parts = ([part] for part in (text if isinstance(text, tuple) else (text,)))
             inputs = self.tokenizer(*parts, truncation="longest_first", max_length=MAX_LENGTH, return_tensors="pt")
             with torch.no_grad():
                 rows.append(self.torch_model(**inputs).logits[0].numpy())

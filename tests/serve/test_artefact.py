@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve import artefact
+from serve import staging
 from serve.artefact import MANIFEST, ArtefactError, load, seal, write
 
 
@@ -152,25 +152,31 @@ def load_size(root: Path) -> int:
     return load(root).served_size("fp32")
 
 
-def fill(staging: Path, tiny: Any) -> None:
+def fill(folder: Path, tiny: Any) -> None:
     for name in tiny.artefact.manifest.files:
-        (staging / name).parent.mkdir(exist_ok=True)
-        (staging / name).write_bytes((tiny.artefact.root / name).read_bytes())
-    seal(staging, tiny.manifest)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((tiny.artefact.root / name).read_bytes())
+    seal(folder, tiny.manifest)
+
+
+def fill_and_fail(target: Path, tiny: Any, error: BaseException | None) -> None:
+    with write(target, force=True) as folder:
+        fill(folder, tiny)
+        if error:
+            raise error
 
 
 def test_an_error_while_writing_leaves_nothing(tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="training broke"), write(tmp_path / "new") as staging:
-        fill(staging, tiny)
-        raise RuntimeError("training broke")
+    with pytest.raises(RuntimeError, match="training broke"):
+        fill_and_fail(tmp_path / "new", tiny, RuntimeError("training broke"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_appears_before_the_end(tiny: Any, tmp_path: Path) -> None:
-    with write(tmp_path / "new") as staging:
-        fill(staging, tiny)
+    with write(tmp_path / "new") as folder:
+        fill(folder, tiny)
         assert not (tmp_path / "new").exists()
-        assert staging.parent == tmp_path
+        assert folder.parent == tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     assert load(tmp_path / "new").manifest.files == tiny.artefact.manifest.files
 
@@ -179,12 +185,11 @@ def test_an_artefact_is_replaced_only_by_force(tiny: Any, copy: Path) -> None:
     (copy / "stale").write_text("old")
     with pytest.raises(ArtefactError, match="exists; remove it"), write(copy):
         pytest.fail("must not begin")
-    with pytest.raises(KeyboardInterrupt), write(copy, force=True) as staging:
-        fill(staging, tiny)
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        fill_and_fail(copy, tiny, KeyboardInterrupt())
     assert (copy / "stale").exists()
-    with write(copy, force=True) as staging:
-        fill(staging, tiny)
+    with write(copy, force=True) as folder:
+        fill(folder, tiny)
     assert not (copy / "stale").exists()
     load(copy)
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
@@ -207,8 +212,8 @@ def test_a_failed_swap_puts_the_old_one_back(tiny: Any, copy: Path, monkeypatch:
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="broken disk"), write(copy, force=True) as staging:
-        fill(staging, tiny)
+    with pytest.raises(OSError, match="broken disk"), write(copy, force=True) as folder:
+        fill(folder, tiny)
     monkeypatch.undo()
     load(copy)
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
@@ -221,17 +226,14 @@ def test_a_full_disk_is_one_clear_error(tiny: Any, tmp_path: Path, monkeypatch: 
     def refuse(*_: Any) -> None:
         raise full
 
+    error: Exception | None = full
     if where == "fsync":
-        monkeypatch.setattr(artefact.os, "fsync", refuse)
-    with (
-        pytest.raises(ArtefactError, match="the disk is full: .*new was not written"),
-        write(tmp_path / "new") as staging,
-    ):
-        if where == "write":
-            raise full
-        if where == "library":  # what safetensors makes of it
-            raise RuntimeError(f"Error while serializing: IoError({full.strerror})")
-        fill(staging, tiny)
+        monkeypatch.setattr(staging.os, "fsync", refuse)
+        error = None
+    if where == "library":  # what safetensors makes of it
+        error = RuntimeError(f"Error while serializing: IoError({full.strerror})")
+    with pytest.raises(ArtefactError, match=r"the disk is full: .*new was not written"):
+        fill_and_fail(tmp_path / "new", tiny, error)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """Session against transformers' own tokenizer and torch model, which share no code with it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from serve.encode import check_inputs
 from serve.errors import BackendError, EmptyInput, InputError, TooLarge
 from serve.runtime import Session, softmax
 
+ROOT = Path(__file__).parents[2]
 TEXTS = [
     "the movie was good .",
     "bad",
@@ -161,6 +163,22 @@ for name in names:
         importlib.import_module(f"serve.{name}")
 print(len(names))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 8
+
+
+def test_no_runtime_leaves_traces_at_home(tiny: Any, tmp_path: Path) -> None:
+    """Both runtimes report to their makers by default, and keep an identity in the user's home to do so."""
+    code = """
+import sys
+from serve.runtime import Session
+for runtime in ("onnxruntime", "openvino"):
+    Session(sys.argv[1], runtime=runtime).predict(["good"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(tiny.artefact.root)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob("*")) == []

@@ -8,7 +8,7 @@ import socket
 
 import numpy as np
 
-from benchmarks import machine
+from serve import machine
 
 
 def test_description_has_the_machine_and_the_versions() -> None:

@@ -15,7 +15,7 @@ GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, system, versions, load and commit; None for what cannot be read. No names of hosts or paths."""
+    """Processor, memory, system, versions, load, commit; None for what cannot be read. Names no host and no path."""
     cpu = _cpuinfo()
     return {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),

@@ -1,0 +1,192 @@
+"""The whole line at toy size: what a person types, what comes out, and what survives a stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from compress.pipeline import compress
+from compress.recipe import RECIPES, Recipe
+from serve import artefact
+from serve.runtime import Session
+
+MODULE = ("-m", "bantam")
+TEXTS = ["a fine moving film", "dull and flat plot", "it was the cast of a warm scene and rich music"]
+SHORT = ["stages.0.epochs=2", "stages.0.lr=0.005", "stages.0.batch_size=16", "stages.0.evaluations=2"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of teachers that the tests of this file share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def use_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BANTAM_CACHE", str(cache))
+
+
+def bantam(
+    *arguments: str, launcher: tuple[str, ...] = ("-m", "bantam"), **options: Any
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, *launcher, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def settings_of(settings: list[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    mine, theirs = weights(a), weights(b)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.fixture(scope="module")
+def made(toy_settings: list[str], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's recipe on the toy task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BANTAM_CACHE", str(cache))
+        out = tmp_path_factory.mktemp("made") / "student"
+        compress(Recipe.read("demo", [*toy_settings, *SHORT]), out)
+    return out
+
+
+def test_the_artefact_answers_as_the_trained_model(made: Path) -> None:
+    """Oracle: transformers' own tokenizer and torch model, read back from the artefact."""
+    model = AutoModelForSequenceClassification.from_pretrained(made).eval()
+    tokenizer = AutoTokenizer.from_pretrained(made)
+    with torch.no_grad():
+        expected = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in TEXTS]).numpy()
+    assert np.allclose(Session(made, model="fp32").logits(TEXTS), expected, atol=1e-4)
+    assert model.config.num_hidden_layers == 2 and list(model.config.id2label.values()) == ["bad", "good"]
+
+
+def test_the_student_learns_the_toy_task(made: Path) -> None:
+    manifest = artefact.load(made).manifest
+    assert manifest.metrics["test"]["teacher"]["value"] > 0.9
+    assert manifest.metrics["test"]["torch"]["value"] > 0.9
+    assert manifest.metrics["test"]["agreement_fp32"]["value"] > 0.9
+
+
+def test_the_manifest_says_how_it_was_made(made: Path) -> None:
+    manifest = artefact.load(made).manifest
+    assert manifest.recipe["task"]["label"] == "label"
+    assert manifest.teacher["key"] and manifest.provenance["machine"]["cores"]
+    assert {row["name"] for row in manifest.candidates} >= {"fp32", "dynamic", "static"}
+    assert (made.with_name("student.run") / "test.parquet").exists()
+    assert (made / "README.md").read_text(encoding="utf-8").strip()
+
+
+def test_a_finished_run_is_kept_or_refused(made: Path, toy_settings: list[str]) -> None:
+    recipe = Recipe.read("demo", [*toy_settings, *SHORT])
+    before = (made / "manifest.json").stat().st_mtime_ns
+    compress(recipe, made, resume=True)
+    assert (made / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="exists already"):
+        compress(recipe, made)
+    with pytest.raises(ValueError, match="exists already"):
+        compress(Recipe.read("demo", [*toy_settings, *SHORT, "seed=1"]), made, resume=True)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_recipes_that_come_along_run(name: str, toy_settings: list[str], tmp_path: Path) -> None:
+    recipe = Recipe.read(name, toy_settings)
+    stages = [f"stages.{i}.{value}" for i, _ in enumerate(recipe.stages) for value in ("epochs=0.5", "evaluations=1")]
+    made = compress(Recipe.read(name, [*toy_settings, *stages, "export.int8=[static]"]), tmp_path / name)
+    assert Session(made).predict(TEXTS).scores.shape == (3, 2)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    for _ in range(6000):
+        if path.exists():
+            return
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.01)
+    raise AssertionError(f"{path} did not appear")
+
+
+@pytest.fixture(scope="module")
+def long(toy_settings: list[str]) -> list[str]:
+    """A run of 110 updates with a checkpoint after each fifth: long enough to be stopped in its midst."""
+    stage = [f"stages.0.{value}" for value in ("epochs=10", "checkpoint=5", "evaluations=8", "lr=0.001")]
+    return ["compress", "demo", *settings_of([*toy_settings, *SHORT, *stage, "export.int8=[static]"])]
+
+
+@pytest.fixture(scope="module")
+def whole(long: list[str], cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run, never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "student"
+    done = bantam(*long, "--out", str(out), env=os.environ | {"BANTAM_CACHE": str(cache)})
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_stopped_run_resumes_to_the_same_bits(
+    number: int, code: int, long: list[str], whole: Path, tmp_path: Path
+) -> None:
+    out, saved = tmp_path / "stopped", tmp_path / "stopped.run" / "stage-0" / "checkpoint.pt"
+    process = subprocess.Popen([sys.executable, *MODULE, *long, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+    wait_for(saved, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert saved.exists() and not out.exists()
+    assert ("--resume continues there" in errors) == (number == signal.SIGINT)
+
+    done = bantam(*long, "--out", str(out), "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["artefact"] == str(out)
+    assert same(out, whole)
+
+
+def test_an_unfinished_run_goes_on_only_as_it_was(toy_settings: list[str], tmp_path: Path) -> None:
+    recipe = Recipe.read("demo", [*toy_settings, *SHORT])
+    (tmp_path / "student.run").mkdir()
+    (tmp_path / "student.run" / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain()), encoding="utf-8")
+    with pytest.raises(ValueError, match="continue it with --resume"):
+        compress(recipe, tmp_path / "student")
+    with pytest.raises(ValueError, match=r"stages.0.lr was 0.005, is 0.002"):
+        compress(Recipe.read("demo", [*toy_settings, *SHORT, "stages.0.lr=0.002"]), tmp_path / "student", resume=True)
+
+
+def test_two_processes_train_as_one(toy_settings: list[str], tmp_path: Path, made: Path) -> None:
+    """The same examples make each update, so the weights agree up to the order of sums (dropout off)."""
+    folder = tmp_path / "encoder"
+    encoder = next(s.split("=")[1] for s in toy_settings if s.startswith("teacher.model"))
+    subprocess.run(["cp", "-r", encoder, str(folder)], check=True)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    chosen = [
+        *toy_settings,
+        *SHORT,
+        f"teacher.model={folder}",
+        "teacher.precision=fp32",
+        "stages.0.precision=fp32",
+        "export.int8=[static]",
+    ]
+    arguments = ["compress", "demo", *settings_of(chosen)]
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "bantam")
+    for name, how in (("one", MODULE), ("two", launcher)):
+        environment = os.environ | {"BANTAM_CACHE": str(tmp_path / f"cache-{name}")}
+        done = bantam(*arguments, "--out", str(tmp_path / name), launcher=how, env=environment)
+        assert done.returncode == 0, done.stderr
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
