@@ -51,7 +51,7 @@ def kernels(path: Path | str) -> Kernels:
         graph = onnx.load(optimised).graph
     constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:  # in topological order
-        if node.op_type == "Constant" :
+        if node.op_type == "Constant" or (node.op_type in PASSES and node.input[0] in constants):
             constants.update(node.output)
     integer = floating = attention = 0
     for node in graph.node:
