@@ -7,7 +7,8 @@ teacher finds it there, and a killed fine-tuning goes on where its last checkpoi
 import hashlib
 import os
 import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,18 +51,27 @@ class Teacher:
         with autocast():
             precision = "bf16" if torch.is_autocast_enabled(accelerator.device.type) else "fp32"
         path = cache() / "logits" / f"{self.key}-{texts_digest(data)}-{precision}.npy"
-        if not path.exists():
-            if accelerator.is_main_process:
-                say(f"teacher: logits for {len(data.labels):,} texts ({precision})")
-            with autocast():
-                values = evaluate.logits(self.model.to(accelerator.device), data)
-            if accelerator.is_main_process:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_suffix(".part.npy")
-                np.save(part, values)
-                part.replace(path)
-            accelerator.wait_for_everyone()
+        with alone(path, accelerator):
+            if not path.exists():
+                if accelerator.is_main_process:
+                    say(f"teacher: logits for {len(data.labels):,} texts ({precision})")
+                with autocast():
+                    values = evaluate.logits(self.model.to(accelerator.device), data)
+                if accelerator.is_main_process:
+                    part = path.with_suffix(".part.npy")
+                    np.save(part, values)
+                    part.replace(path)
         return np.load(path)
+
+
+@contextmanager
+def alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Make `path` in this run and no other at the same time: the others wait, and then find it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock") if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        yield
+        accelerator.wait_for_everyone()
 
 
 def texts_digest(data: Batches) -> str:
@@ -105,12 +115,9 @@ def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
     """Fine-tune the teacher, or take it from the cache."""
     key = key_of(recipe, data)
     folder = cache() / "teachers" / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock") if accelerator.is_main_process else nullcontext():
-        accelerator.wait_for_everyone()
+    with alone(folder, accelerator):
         if not (folder / artefact.MANIFEST).exists():
             fine_tune(recipe, data, accelerator, key, folder)
-        accelerator.wait_for_everyone()
     found = artefact.load(folder)
     if accelerator.is_main_process:
         scores = {split: round(rows["teacher"]["value"], 4) for split, rows in found.manifest.metrics.items()}

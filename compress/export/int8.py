@@ -83,7 +83,6 @@ def neural_compressor(source: Source, target: Path) -> Made:
 CANDIDATES: dict[str, Callable[[Source, Path], Made]] = {
     "dynamic": dynamic,
     "neural-compressor": neural_compressor,
-    "pt2e": neural_compressor,
     "static": static,
 }
 

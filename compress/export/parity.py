@@ -65,10 +65,11 @@ def torch_logits(model: nn.Module, pieces: WordPieces, texts: Sequence[Text], *,
 def compare(reference: np.ndarray, logits: np.ndarray, kind: str) -> Parity:
     """How far `logits` [N, C] are from `reference` [N, C]."""
     if kind == "regression":
+        reference, logits = reference.astype(np.float64).ravel(), logits.astype(np.float64).ravel()
         spread = max(float(reference.std()), 1e-6)
         difference = np.abs(logits - reference) / spread
-        constant = len(reference) < 2 or reference.std() == 0 or logits.std() == 0
-        agreement = float(constant) if constant else float(np.corrcoef(reference.ravel(), logits.ravel())[0, 1])
+        constant = min(reference.std(), logits.std()) < 1e-6  # no correlation; the mean difference judges alone
+        agreement = 1.0 if constant else float(np.corrcoef(reference, logits)[0, 1])
     else:
         difference = np.abs(softmax(logits) - softmax(reference))
         agreement = float((logits.argmax(-1) == reference.argmax(-1)).mean())

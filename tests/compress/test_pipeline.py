@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,10 +21,11 @@ from compress.pipeline import compress
 from compress.recipe import RECIPES, Recipe
 from serve import artefact
 from serve.runtime import Session
+from tests.compress.conftest import sentence
 
 MODULE = ("-m", "bantam")
 TEXTS = ["a fine moving film", "dull and flat plot", "it was the cast of a warm scene and rich music"]
-SHORT = ["stages.0.epochs=2", "stages.0.lr=0.005", "stages.0.batch_size=16", "stages.0.evaluations=2"]
+SHORT = ["stages.0.epochs=4", "stages.0.lr=0.003", "stages.0.batch_size=16", "stages.0.evaluations=2"]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,31 @@ def test_recipes_that_come_along_run(name: str, toy_settings: list[str], tmp_pat
     assert Session(made).predict(TEXTS).scores.shape == (3, 2)
 
 
+def test_pairs_with_a_score_need_settings_alone(toy: Path, toy_settings: list[str], tmp_path: Path) -> None:
+    """A dataset that no recipe names: two text columns, a float label, tab-separated."""
+    rng = random.Random(1)
+    rows = ["left\tright\tpraise"]
+    for _ in range(240):
+        good = [rng.random() < 0.5 for _ in range(2)]
+        left, right = (sentence(rng, positive) for positive in good)
+        rows.append(f"{left}\t{right}\t{2 * sum(good) + rng.random():.3f}")
+    (tmp_path / "pairs.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    mine = [
+        f"task.dataset={tmp_path / 'pairs.tsv'}",
+        "task.text=[left, right]",
+        "task.label=praise",
+        "task.metric=null",
+    ]
+    out = tmp_path / "student"
+    compress(Recipe.read("demo", [*toy_settings, *SHORT, *mine]), out)
+    manifest = artefact.load(out).manifest
+    assert (manifest.task.kind, manifest.task.inputs, manifest.task.metric) == ("regression", 2, "spearman")
+    scores = (
+        Session(out).predict([("fine great cast", "lovely warm film"), ("dull poor cast", "bad stale film")]).scores
+    )
+    assert scores[0, 0] > scores[1, 0] + 1
+
+
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     for _ in range(6000):
         if path.exists():
@@ -162,7 +189,7 @@ def test_an_unfinished_run_goes_on_only_as_it_was(toy_settings: list[str], tmp_p
     (tmp_path / "student.run" / "recipe.yaml").write_text(yaml.safe_dump(recipe.plain()), encoding="utf-8")
     with pytest.raises(ValueError, match="continue it with --resume"):
         compress(recipe, tmp_path / "student")
-    with pytest.raises(ValueError, match=r"stages.0.lr was 0.005, is 0.002"):
+    with pytest.raises(ValueError, match=r"stages.0.lr was 0.003, is 0.002"):
         compress(Recipe.read("demo", [*toy_settings, *SHORT, "stages.0.lr=0.002"]), tmp_path / "student", resume=True)
 
 

@@ -60,14 +60,12 @@ def test_our_qdq_reaches_integer_kernels(tmp_path: Path) -> None:
 
 
 def test_a_weight_that_is_expanded_at_each_call_counts_as_float(tmp_path: Path) -> None:
-    """INT8 on disk, float in the product: smaller, never faster, and onnxruntime says nothing."""
-    model = onnx.load(chain(tmp_path / "float.onnx"))
-    graph = model.graph
-    weight = numpy_helper.to_array(graph.initializer[0])
-    scale = np.float32(np.abs(weight).max() / 127)
-    graph.initializer.append(numpy_helper.from_array(np.rint(weight / scale).astype(np.int8), "stored"))
-    graph.initializer.append(numpy_helper.from_array(np.array(scale), "scale"))
-    graph.node.insert(0, helper.make_node("DequantizeLinear", ["stored", "scale"], ["expanded"]))
-    graph.node[1].input[1] = "expanded"
-    onnx.save(model, tmp_path / "weights_only.onnx")
-    assert count_kernels(tmp_path / "weights_only.onnx") == (0, 2)
+    """INT8 on disk, float in the product, and onnxruntime says nothing: here because a Gemm's bias is left float."""
+    target = tmp_path / "qdq.onnx"
+    write(chain(tmp_path / "float.onnx", gemm=True), target, GRIDS)
+    model = onnx.load(target)
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    gemm.input[2] = "bias"
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(4, dtype=np.float32), "bias"))
+    onnx.save(model, target)
+    assert kernels(target) == (1, 1, 1)
