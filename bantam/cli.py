@@ -120,9 +120,13 @@ def bench(
     ] = None,
 ) -> None:
     """Measure students against their teacher: speed, size, accuracy, agreement."""
+    from benchmarks.report import markdown
     from benchmarks.run import bench as run
 
-    run(artefacts, teacher=teacher, data=data, device=device, threads=threads, json_path=json_path, html_path=html_path)
+    report = run(
+        artefacts, teacher=teacher, data=data, device=device, threads=threads, json_path=json_path, html_path=html_path
+    )
+    print(markdown(report))
 
 
 @command

@@ -72,3 +72,11 @@ def test_python_blocks_compile(path: Path) -> None:
 def test_no_document_names_a_place_of_one_machine() -> None:
     pattern = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp)/\w")
     assert [name for name, path in zip(NAMES, DOCUMENTS, strict=True) if pattern.search(path.read_text("utf-8"))] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
+def test_tables_are_those_of_the_reports(path: Path) -> None:
+    """`python -m benchmarks.table --into DOCUMENT` makes them anew."""
+    from benchmarks.table import filled
+
+    assert filled(path) == path.read_text(encoding="utf-8")

@@ -79,6 +79,17 @@ def test_a_target_measured_at_some_batches_only_keeps_its_columns_straight(repor
     assert len({line.count("|") for line in lines}) == 1
 
 
+def test_tables_are_filled_into_documents(tmp_path: Path, report: Report) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(report), encoding="utf-8")
+    document = tmp_path / "README.md"
+    document.write_text("before\n<!-- table: r.json -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
+    assert table.main(["--into", str(document)]) == 0
+    text = document.read_text(encoding="utf-8")
+    assert table.markdown(report).strip() in text and "old" not in text
+    assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n")
+    assert table.filled(document) == text
+
+
 def test_table_command_prints_each_report(tmp_path: Path, report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "r.json").write_text(json.dumps(report))
     assert table.main([str(tmp_path / "r.json")] * 2) == 0
