@@ -9,13 +9,16 @@ import yaml
 from accelerate import Accelerator
 from torch import nn
 
-from compress import catalogue
+from compress import catalogue, models
 from compress.data.load import Data, load
 from compress.package import package, torch_logits
 from compress.progress import say
 from compress.recipe import Recipe
 from compress.stage import run_stage
+from compress.students.truncated import Truncated
 from compress.teacher import Teacher, teacher
+from compress.technique import Run
+from compress.weights import fold
 from serve import artefact
 from serve.artefact import Artefact
 
@@ -29,12 +32,11 @@ def compress(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     """
     accelerator = Accelerator()
     student = catalogue.make(recipe.student, catalogue.STUDENTS)
-    for stage in recipe.stages:
-        catalogue.techniques(stage.techniques)
     work = out.with_name(f"{out.name}.run")
     if (finished := claim(recipe, out, work, resume=resume, force=force)) is not None:
         return finished
     examples = load(recipe.task, seed=recipe.seed)
+    rehearse(recipe, examples, student, accelerator)
     if accelerator.is_main_process:
         begin(recipe, out, work, examples)
     accelerator.wait_for_everyone()
@@ -86,6 +88,19 @@ def claim(recipe: Recipe, out: Path, work: Path, *, resume: bool, force: bool) -
             "set it back, choose another --out, or start anew with --force"
         )
     return None
+
+
+def rehearse(recipe: Recipe, examples: Data, student: Truncated, accelerator: Accelerator) -> None:
+    """Go through every stage without an update, so that what cannot work is said before hours of training."""
+    teacher, _ = models.load(recipe.teacher.model, examples.labels, recipe.task.max_length)
+    model = student.build(teacher)
+    for stage in recipe.stages:
+        run = Run(model, catalogue.techniques(stage.techniques), 1, examples.kind, teacher, accelerator=accelerator)
+        for technique in run.techniques.values():
+            technique.prepare(run)
+        for technique in run.techniques.values():
+            technique.finish(run)
+        model = fold(run.model)
 
 
 def difference(before: object, now: object, path: str = "") -> str:

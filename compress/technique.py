@@ -8,6 +8,9 @@ A run has five moments. A technique overrides those that its paper needs and no 
     after_update   weights have moved                  move schedules on, average weights
     finish         once, at the end                    put back what the artefact must not contain
 
+Before anything trains, a rehearsal calls `prepare` and `finish` of every stage with no update between them,
+on a model that is then thrown away: what cannot work must raise ValueError in one of the two.
+
 Terms of the objective add; functions of a weight stack (`compress.weights`); techniques act in the
 order of the recipe. Whatever must survive a crash lives in a module given to `Run.own`: its parameters
 train with the student, its buffers ride in the checkpoint, and all of it is dropped before saving.

@@ -11,6 +11,7 @@ from compress.data import splits
 from compress.data.labels import Labels
 from compress.data.read import Found, read
 from compress.data.splits import Parts
+from serve.measures import DEFAULT_METRIC, higher_is_better
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Text = str | tuple[str, str]
 
-DEFAULT_METRIC = {"classification": "accuracy", "regression": "spearman"}
 REGRESSION_METRICS = frozenset({"pearson", "spearman", "mse"})
 
 
@@ -130,6 +130,7 @@ def _texts(dataset: "Dataset", column: str, split: str, where: str) -> list[str]
 def _metric(metric: str | None, kind: str) -> str:
     if metric is None:
         return DEFAULT_METRIC[kind]
+    higher_is_better(metric)  # says which metrics there are
     if (metric in REGRESSION_METRICS) != (kind == "regression"):
         fitting = "one of " + ", ".join(sorted(REGRESSION_METRICS)) if kind == "regression" else "one for classes"
         raise ValueError(
