@@ -30,6 +30,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
+        except OSError as error:
+            print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+            raise typer.Exit(2) from None
         except KeyboardInterrupt as stop:
             print(f"stopped: {stop}" if str(stop) else "stopped", file=sys.stderr)
             raise typer.Exit(130) from None

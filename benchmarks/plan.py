@@ -39,8 +39,10 @@ def plan(
     for name, student in zip(_names(students), students, strict=True):
         specs += _student_specs(name, student, device, threads, runtimes)
         if http and device == "cpu":
-            served = student.manifest.models[student.manifest.served].precision
-            specs.append(_spec(name + HTTP, student, "onnxruntime", served, device, threads, transport="http"))
+            served = student.manifest.served
+            precision = student.manifest.models[served].precision
+            spec = _spec(name + HTTP, student, "onnxruntime", precision, served, device, threads)
+            specs.append(replace(spec, transport="http"))
     return Plan(big, students, tuple(specs))
 
 
@@ -82,26 +84,29 @@ def _names(students: Sequence[Artefact]) -> list[str]:
 
 
 def _teacher_specs(teacher: Artefact, device: str, threads: int, runtimes: Sequence[str]) -> list[Spec]:
-    pairs = [("torch", "fp32"), ("torch", "bf16"), *_session_pairs(teacher, device, with_openvino_fp32=True)]
-    return [_spec("teacher", teacher, *pair, device, threads) for pair in pairs if pair[0] in runtimes]
+    chosen = [("torch", "fp32", ""), ("torch", "bf16", ""), *_session_specs(teacher, device, with_openvino_fp32=True)]
+    return [_spec("teacher", teacher, *one, device, threads) for one in chosen if one[0] in runtimes]
 
 
 def _student_specs(name: str, student: Artefact, device: str, threads: int, runtimes: Sequence[str]) -> list[Spec]:
-    pairs = _session_pairs(student, device, with_openvino_fp32=False)
-    return [_spec(name, student, *pair, device, threads) for pair in pairs if pair[0] in runtimes]
+    chosen = _session_specs(student, device, with_openvino_fp32=False)
+    return [_spec(name, student, *one, device, threads) for one in chosen if one[0] in runtimes]
 
 
-def _session_pairs(artefact: Artefact, device: str, *, with_openvino_fp32: bool) -> list[tuple[str, str]]:
-    """INT8 files are for CPUs: on CUDA their integer nodes would run on the host."""
-    keys = artefact.manifest.models
-    pairs = [("onnxruntime", "fp32")] if "fp32" in keys else []
-    if device == "cpu" and "int8" in keys:
-        pairs += [("onnxruntime", "int8"), ("openvino", "int8")]
-    return pairs + ([("openvino", "fp32")] if with_openvino_fp32 and "fp32" in keys and device == "cpu" else [])
+def _session_specs(artefact: Artefact, device: str, *, with_openvino_fp32: bool) -> list[tuple[str, str, str]]:
+    """Runtime, precision and model key. INT8 files are for CPUs: on CUDA their integer nodes would run on the host.
+
+    OpenVINO gets the static file where there is one: it has no fast path for onnxruntime's dynamic INT8.
+    """
+    models = artefact.manifest.models
+    chosen = [("onnxruntime", "fp32", "fp32")] if "fp32" in models else []
+    if device == "cpu" and "int8" in models:
+        static = "int8-static" if "int8-static" in models else "int8"
+        chosen += [("onnxruntime", "int8", "int8"), ("openvino", "int8", static)]
+    if with_openvino_fp32 and "fp32" in models and device == "cpu":
+        chosen += [("openvino", "fp32", "fp32")]
+    return chosen
 
 
-def _spec(
-    target: str, artefact: Artefact, runtime: str, precision: str, device: str, threads: int, *, transport: str = ""
-) -> Spec:
-    spec = Spec(target, str(artefact.root), runtime, precision, device, threads)
-    return replace(spec, transport=transport) if transport else spec
+def _spec(target: str, artefact: Artefact, runtime: str, precision: str, model: str, device: str, threads: int) -> Spec:
+    return Spec(target, str(artefact.root), runtime, precision, device, threads, model)

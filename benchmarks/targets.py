@@ -35,6 +35,7 @@ class Spec:
     precision: str  # "fp32", "bf16", "int8"
     device: str  # "cpu", "cuda"
     threads: int
+    model: str = ""  # key of the manifest's models; "" for torch
     transport: str = "process"  # or "http"
 
     @property
@@ -58,13 +59,13 @@ def open_target(spec: Spec) -> Target:
         return Service(artefact, threads=spec.threads)
     if spec.runtime == "torch":
         return Torch(artefact, precision=spec.precision, device=spec.device, threads=spec.threads)
-    return Served(artefact, model=spec.precision, runtime=spec.runtime, device=spec.device, threads=spec.threads)
+    return Served(artefact, model=spec.model, runtime=spec.runtime, device=spec.device, threads=spec.threads)
 
 
 def size_bytes(spec: Spec, artefact: Artefact) -> int:
     """Bytes on disk of all that the target needs: weights with embeddings, tokeniser, configuration."""
     if spec.runtime != "torch":
-        return artefact.served_size(spec.precision)
+        return artefact.served_size(spec.model)
     files = artefact.manifest.files
     return sum(files[name].size for name in (*TORCH_FILES, artefact.manifest.encoder.file))
 

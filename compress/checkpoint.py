@@ -26,11 +26,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError of its own
         part.unlink(missing_ok=True)
-        raise ValueError(
-            f"{path} could not be written ({error.strerror}); free space there and run with --resume"
-        ) from None
+        why = getattr(error, "strerror", None) or "the disk may be full"
+        raise ValueError(f"{path} could not be written ({why}); free space there and run with --resume") from error
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from compress.recipe import ExportRecipe
 
 FP32, INT8 = Path("onnx/model.onnx"), Path("onnx/model_quantized.onnx")
+STATIC = Path("onnx/model_static.onnx")  # kept beside a dynamic file: runtimes other than onnxruntime are slow on that
 AT_MOST = 1000  # selection texts that gates and metrics look at
 TOLERANCE = 0.002  # of the metric: at least this much counts as equal
 
@@ -33,7 +34,7 @@ Log = Callable[[str], None]
 
 @dataclass
 class Exported:
-    models: dict[str, Model]  # "fp32", and "int8" where a file passed
+    models: dict[str, Model]  # "fp32", "int8" where a file passed, "int8-static" where another one was faster
     served: str
     candidates: list[dict[str, Any]]  # every file tried, with figures and the reason of a refusal
 
@@ -115,7 +116,7 @@ def _time(found: Sequence[Candidate], sessions: dict[str, Session | None], texts
 
 
 def _settle(found: list[Candidate], judge: Judge, log: Log) -> Exported:
-    """Move the best INT8 file into its place and delete the others."""
+    """Move the best INT8 file into its place, keep a static one beside it, and delete the others."""
     fp32, *tried = found
     passed = [one for one in tried if not one.refused]
     chosen = choose(passed, judge) if passed else fp32
@@ -125,6 +126,9 @@ def _settle(found: list[Candidate], judge: Judge, log: Log) -> Exported:
         if one is chosen:
             path.replace(judge.staging / INT8)
             models["int8"] = one.model.model_copy(update={"path": INT8.as_posix()})
+        elif one.name == "static" and one in passed:
+            path.replace(judge.staging / STATIC)
+            models["int8-static"] = one.model.model_copy(update={"path": STATIC.as_posix()})
         else:
             path.unlink()
     if tried and not passed:

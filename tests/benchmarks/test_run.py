@@ -115,7 +115,7 @@ def test_a_busy_machine_is_said_to_have_been_busy() -> None:
 
 def spec(artefact: Path, **more: Any) -> Spec:
     return Spec(**({"target": "one", "root": str(artefact), "runtime": "onnxruntime", "precision": "fp32",
-                    "device": "cpu", "threads": 1} | more))  # fmt: skip
+                    "device": "cpu", "threads": 1, "model": "fp32"} | more))  # fmt: skip
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_worker_answers_as_the_session_does_and_is_gone_when_closed(
 
 def test_what_is_wrong_in_a_worker_is_raised_here(student: Path, texts: Path) -> None:
     with pytest.raises(ValueError, match="one onnxruntime int4: .*int4"):
-        Remote(spec(student, precision="int4"), texts)
+        Remote(spec(student, precision="int4", model="int4"), texts)
 
 
 def test_a_worker_that_dies_is_one_error_that_names_its_target(student: Path, texts: Path) -> None:
