@@ -9,6 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from compress.distil.distilbert import DistilBERT
 from compress.distil.logits import LogitDistillation
 from compress.distil.tinybert import TinyBERT
+from compress.prune.lock import PatternLock
+from compress.prune.magnitude import MagnitudePruning
+from compress.prune.rewind import Rewind
 from compress.recipe import Choice, explain, nearest
 from compress.students.truncated import Truncated
 from compress.supervised import Supervised
@@ -18,6 +21,9 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "distil/distilbert": DistilBERT,
     "distil/logits": LogitDistillation,
     "distil/tinybert": TinyBERT,
+    "prune/lock": PatternLock,
+    "prune/magnitude": MagnitudePruning,
+    "prune/rewind": Rewind,
     "supervised": Supervised,
 }
 

@@ -1,0 +1,1 @@
+"""Pruning: weights, blocks, heads or layers that the student can do without."""

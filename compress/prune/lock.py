@@ -1,0 +1,29 @@
+"""Keep the zeros that the model came with, while everything else trains.
+
+Zafrir, Larey, Boudoukh, Shen, Wasserblat 2021, "Prune Once for All: Sparse Pre-Trained Language Models",
+https://arxiv.org/abs/2111.05754, section 3.3: the pattern lock of the transfer stage.
+"""
+
+from dataclasses import dataclass
+
+from compress.prune.mask import Mask
+from compress.technique import Run, Technique
+from compress.weights import linears, stack
+
+
+@dataclass
+class PatternLock(Technique):
+    at_least: float = 0.1  # sparsity that the model must bring, over all linear layers of the encoder's blocks
+
+    def prepare(self, run: Run) -> None:
+        layers = list(linears(run.model))
+        zeros = sum(int((layer.weight == 0).sum()) for _, layer in layers)
+        sparsity = zeros / sum(layer.weight.numel() for _, layer in layers)
+        if sparsity < self.at_least:
+            raise ValueError(
+                f"prune/lock keeps the zeros of a pruned model, but only {sparsity:.1%} of this one's weights are zero "
+                f"(at_least is {self.at_least:.0%}): prune it first, or lower at_least"
+            )
+        for _, layer in layers:
+            keep = layer.weight.detach() != 0
+            stack(layer, lambda _, keep=keep: Mask(keep))
