@@ -12,6 +12,7 @@ from compress.distil.tinybert import TinyBERT
 from compress.prune.lock import PatternLock
 from compress.prune.magnitude import MagnitudePruning
 from compress.prune.rewind import Rewind
+from compress.quantise.qat import QAT
 from compress.recipe import Choice, explain, nearest
 from compress.students.truncated import Truncated
 from compress.supervised import Supervised
@@ -24,6 +25,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "prune/lock": PatternLock,
     "prune/magnitude": MagnitudePruning,
     "prune/rewind": Rewind,
+    "quantise/qat": QAT,
     "supervised": Supervised,
 }
 

@@ -47,6 +47,7 @@ def package(
     identity: dict[str, Any],
     reference: dict[str, np.ndarray] | None,
     accelerator: Accelerator,
+    facts: dict[str, Any] | None = None,
     force: bool = False,
 ) -> Artefact:
     """Write `model` as the artefact `target`, whole or not at all.
@@ -71,6 +72,7 @@ def package(
             metric=data.metric,
             options=recipe.export,
             log=say,
+            record=(facts or {}).get("quantisation"),
         )
         draft = Manifest(
             name=name,

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,8 +45,9 @@ def compress(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     tutor = teacher(recipe, examples, accelerator)
     model = student.build(tutor.model).requires_grad_(True)
     say(f"student: {parameters(model):,} parameters, the teacher has {parameters(tutor.model):,}")
+    facts: dict[str, Any] = {}
     for number, stage in enumerate(recipe.stages):
-        model, _ = run_stage(
+        model, content = run_stage(
             model,
             catalogue.techniques(stage.techniques),
             stage,
@@ -57,8 +59,9 @@ def compress(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
             title=f"stage {number + 1} of {len(recipe.stages)}",
             teacher=tutor,
         )
+        facts = content["facts"]  # of the last stage: later training would make earlier ones untrue
     if accelerator.is_main_process:
-        finish(recipe, out, examples, tutor, model, accelerator, force=force)
+        finish(recipe, out, examples, tutor, model, facts, accelerator, force=force)
         for number, _ in enumerate(recipe.stages):
             shutil.rmtree(work / f"stage-{number}", ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -150,6 +153,7 @@ def finish(
     examples: Data,
     tutor: Teacher,
     model: nn.Module,
+    facts: dict[str, Any],
     accelerator: Accelerator,
     *,
     force: bool,
@@ -177,6 +181,7 @@ def finish(
         identity=identity,
         reference=reference,
         accelerator=accelerator,
+        facts=facts,
         force=force,
     )
 

@@ -3,7 +3,7 @@
 Those whose metric is within the noise of the best count as equal, and the fastest of them on this host is chosen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,9 +51,11 @@ def export_models(
     metric: str,
     options: "ExportRecipe",
     log: Log,
+    record: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Exported:
     """Write onnx/model.onnx and, where one passes, onnx/model_quantized.onnx into `staging`.
 
+    `record` is what quantise/qat left in the run's facts; with it a file of those very integers is tried first.
     `staging` already holds the tokeniser. `calibration` are training texts, `selection` is the split that chooses.
     Raises ValueError where even the fp32 file does not say what `model` says.
     """
@@ -75,10 +77,10 @@ def export_models(
     encoded = pieces.encode(calibration[: options.calibration])
     feeds = [pieces.batch(encoded, [row]) for row in range(len(encoded))]
     found = [fp32]
-    for name in dict.fromkeys(options.int8):
+    for name in dict.fromkeys(("qat", *options.int8) if record else options.int8):
         log(f"export: making INT8 file: {name}")
         path = staging / FP32.parent / f"{name}.onnx"
-        made = CANDIDATES[name](Source(model, staging / FP32, feeds, kind), path)
+        made = CANDIDATES[name](Source(model, staging / FP32, feeds, kind, record or {}), path)
         tried = candidate(name, staging, path, precision="int8", method=made.method, batch=made.batch)
         tried.facts.update(made.notes)
         sessions[name] = None if tried.refused else judge.weigh(tried, parity.INT8, fp32.metric)

@@ -7,17 +7,21 @@ dynamic            onnxruntime measures each activation's range as it runs, over
                    batch mates, so the file is run one text at a time.
 static             ranges from calibration texts, cut where answers on those texts stay closest to fp32's.
 neural-compressor  ranges and scales by Intel's neural-compressor (see `pt2e`).
+qat                those that quantise/qat trained with.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
 from compress.export import calibrate, pt2e, qdq
+from compress.export.graph import products
 from compress.export.onnx import quiet
 from compress.export.parity import compare
 from serve.encode import Feeds
@@ -31,6 +35,7 @@ class Source:
     fp32: Path
     feeds: Sequence[Feeds]  # calibration texts, one each, unpadded
     kind: str
+    record: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of quantise/qat, by module
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,27 @@ def neural_compressor(source: Source, target: Path) -> Made:
     return Made("pt2e", None, versions)
 
 
+def qat(source: Source, target: Path) -> Made:
+    """The integers and scales that the model was trained with, none of them derived again."""
+    grids: dict[str, qdq.Grid] = {}
+    weight_scales: dict[str, np.ndarray] = {}
+    for product in products(onnx.load(source.fp32).graph):
+        module = product.node.name.removeprefix("/model/").rpartition("/")[0].replace("/", ".")
+        if module not in source.record:
+            raise ValueError(f"export: no ranges were recorded for {module}; train it with quantise/qat, or drop qat")
+        found = source.record[module]
+        if not found["seen"]:
+            raise ValueError(f"export: quantise/qat never saw an input of {module}; train for at least one update")
+        grids[product.activation] = qdq.Grid(found["scale"], found["zero"])
+        weight_scales[product.node.name] = found["weight_scale"].numpy()
+    qdq.write(source.fp32, target, grids, weight_scales)
+    return Made("qat", None, {})
+
+
 CANDIDATES: dict[str, Callable[[Source, Path], Made]] = {
     "dynamic": dynamic,
     "neural-compressor": neural_compressor,
+    "qat": qat,
     "static": static,
 }
 

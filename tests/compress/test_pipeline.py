@@ -139,6 +139,19 @@ def test_pairs_with_a_score_need_settings_alone(toy: Path, toy_settings: list[st
     assert scores[0, 0] > scores[1, 0] + 1
 
 
+def test_one_stage_prunes_distils_and_trains_for_int8(toy_settings: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "student"
+    quick = ["stages.0.epochs=4", "stages.0.lr=0.002", "stages.0.batch_size=16", "export.int8=[static]"]
+    compress(Recipe.read("prune-qat", [*toy_settings, *quick]), out)
+    manifest = artefact.load(out).manifest
+    assert {row["name"] for row in manifest.candidates} == {"fp32", "qat", "static"}
+    assert not next(row for row in manifest.candidates if row["name"] == "qat")["refused"]
+    blocks = {name: w for name, w in weights(out).items() if "encoder.layer" in name and w.ndim == 2}
+    assert len(blocks) == 12
+    zeros = sum(int((w == 0).sum()) for w in blocks.values()) / sum(w.numel() for w in blocks.values())
+    assert zeros > 0.799  # small weights may round to 0 besides those that are masked
+
+
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     for _ in range(6000):
         if path.exists():

@@ -1,0 +1,1 @@
+"""Quantisation while training; after training it is the exporter's (`compress.export`)."""
