@@ -54,8 +54,10 @@ def compress(
     as_json: Json = False,
 ) -> None:
     """Fine-tune the teacher, train the student, export it and measure it against the teacher."""
+    from compress.launch import start_promised
     from compress.recipe import Recipe
 
+    start_promised()
     chosen = Recipe.read(recipe, settings or [])
     from compress.pipeline import compress as run
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
@@ -21,7 +20,7 @@ SIZE = 64  # texts a forward pass
 def logits(model: nn.Module, data: Batches) -> np.ndarray:
     """Logits [N, C] in float32 for every text of `data`, in its order; `model` must be in evaluation mode.
 
-    Each process computes its share and all get the whole.
+    Each of `data.world` processes computes its share, and all must call this to get the whole.
     """
     assert not model.training, "dropout would blur the answers"
     mine = [b for i, b in enumerate(data.sorted(SIZE)) if i % data.world == data.rank]
@@ -44,15 +43,6 @@ def scorer(data: Batches, metric: str) -> Callable[[nn.Module], float]:
     return score
 
 
-def batches(pieces: WordPieces, examples: Examples, accelerator: Accelerator, **options: int) -> Batches:
-    """`examples` encoded, as batches for this process's share of the work and its device."""
-    encoded = pieces.encode(examples.texts)
-    return Batches(
-        pieces,
-        encoded,
-        examples.labels,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        device=accelerator.device,
-        **options,
-    )
+def batches(pieces: WordPieces, examples: Examples, device: torch.device, **options: int) -> Batches:
+    """`examples` encoded, as batches on `device`; `options` are those of `Batches`."""
+    return Batches(pieces, pieces.encode(examples.texts), examples.labels, device=device, **options)

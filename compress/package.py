@@ -103,7 +103,7 @@ def sample(texts: Sequence[Text], size: int, *, seed: int) -> list[Text]:
 
 
 def torch_logits(model: nn.Module, pieces: WordPieces, examples: Any, accelerator: Accelerator) -> np.ndarray:
-    batches = evaluate.batches(pieces, examples, accelerator, size=evaluate.SIZE)
+    batches = evaluate.batches(pieces, examples, accelerator.device, size=evaluate.SIZE)  # this process alone
     return evaluate.logits(model.to(accelerator.device), batches)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import yaml
 from accelerate import Accelerator
 from torch import nn
@@ -31,7 +32,9 @@ def compress(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
     that this very recipe has finished is given back as it is. Raises ValueError, before any training, for
     whatever in the recipe, its data or its folders a user can mend.
     """
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator.num_processes > 1:
+        say(f"{accelerator.num_processes} processes share each update")
     student = catalogue.make(recipe.student, catalogue.STUDENTS)
     work = out.with_name(f"{out.name}.run")
     if (finished := claim(recipe, out, work, resume=resume, force=force)) is not None:

@@ -141,7 +141,7 @@ def compare(recipe: Recipe, *, steps: int, rounds: int, precision: str) -> dict[
         pieces = models.pieces_of(Path(folder), models.encoder_of(teacher, tokenizer, recipe.task.max_length))
     rows = min(len(data.train), steps * stage.batch_size)
     examples = data.train.take(torch.randperm(len(data.train))[:rows].numpy())
-    batches = evaluate.batches(pieces, examples, accelerator, size=stage.batch_size)
+    batches = evaluate.batches(pieces, examples, accelerator.device, size=stage.batch_size)
     with autocast_for(precision, accelerator.device)():
         logits = torch.from_numpy(evaluate.logits(teacher.to(accelerator.device).eval(), batches))
     mine = partial(ours, student, batches, steps=steps, teacher=teacher, precision=precision)

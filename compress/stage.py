@@ -56,7 +56,14 @@ def run_stage(
 
     set_seed(seed)
     autocast = autocast_for(options.precision, accelerator.device)
-    batches = partial(evaluate.batches, pieces, accelerator=accelerator, size=options.batch_size)
+    batches = partial(
+        evaluate.batches,
+        pieces,
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        size=options.batch_size,
+    )
     updates = batches(data.train, accumulate=options.accumulate, seed=seed)
     run = Run(
         model.to(accelerator.device),
