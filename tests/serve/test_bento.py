@@ -50,7 +50,7 @@ def wait(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
 def test_bentofile_pins_what_serving_imports() -> None:
     options = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
     pins = options["python"]["packages"]
-    assert len(pins) == 6
+    assert len(pins) == 8
     assert all(re.fullmatch(r"[a-z-]+==[0-9.]+", pin) for pin in pins)
     assert options["python"]["lock_packages"] is False
     assert all((ROOT / path).is_file() for path in options["exclude"])
