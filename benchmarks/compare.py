@@ -114,6 +114,8 @@ def about_artefacts(planned: Plan) -> list[dict[str, Any]]:
             "role": "teacher" if one is planned.teacher else "student",
             "created": one.manifest.created,
             "served": one.manifest.served,
+            "recipe": one.manifest.recipe,
+            "made_with": one.manifest.provenance.get("machine", {}).get("commit"),
             "models": {key: model.model_dump(mode="json") for key, model in one.manifest.models.items()},
         }
         for one in (planned.teacher, *planned.students)

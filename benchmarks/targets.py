@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import measure
-from serve import machine
+from serve import machine, trial
 from serve.artefact import Artefact, load
 from serve.encode import Text, WordPieces
 from serve.runtime import Session
@@ -50,8 +50,11 @@ class Target(Protocol):
     def close(self) -> None: ...
 
 
-def open_target(spec: Spec) -> Target:
-    """Checksums were verified once by the process that planned the run, so only sizes are looked at here."""
+def open_target(spec: Spec, texts: Sequence[Text] = ()) -> Target:
+    """Checksums were verified once by the process that planned the run, so only sizes are looked at here.
+
+    The manifest's group size was found with onnxruntime; any other runtime finds its own on `texts`.
+    """
     artefact = load(Path(spec.root), verify=False)
     if spec.transport == "http":
         from benchmarks.http import Service
@@ -59,7 +62,10 @@ def open_target(spec: Spec) -> Target:
         return Service(artefact, threads=spec.threads)
     if spec.runtime == "torch":
         return Torch(artefact, precision=spec.precision, device=spec.device, threads=spec.threads)
-    return Served(artefact, model=spec.model, runtime=spec.runtime, device=spec.device, threads=spec.threads)
+    served = Served(artefact, model=spec.model, runtime=spec.runtime, device=spec.device, threads=spec.threads)
+    if spec.runtime != "onnxruntime" and texts:
+        served.session.batch = trial.best_group(served.session, texts)
+    return served
 
 
 def size_bytes(spec: Spec, artefact: Artefact) -> int:

@@ -31,7 +31,7 @@ def main() -> None:
         texts = [
             text if isinstance(text, str) else tuple(text) for text in json.loads(Path(start["texts"]).read_text())
         ]
-        target = open_target(Spec(**start["spec"]))
+        target = open_target(Spec(**start["spec"]), texts)
         _say(answers, {"ok": True})
         for line in sys.stdin:
             _say(answers, {"ok": True, **_obey(target, texts, json.loads(line))})

@@ -7,10 +7,24 @@ without knowing of one another, and `fold` leaves a plain module.
 
 from collections.abc import Callable, Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress.anatomy import encoder_path
+
+
+class Mask(nn.Module):
+    """The map that pruning stacks: W -> W m. Masked entries get no gradient, since it reaches W through the product."""
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("keep", keep)  # bool, of the weight's shape
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch.where(self.keep, weight, 0)
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

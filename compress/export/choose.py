@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
-from compress.export import parity, trial
+from compress.export import parity
 from compress.export.gate import Candidate, Judge, candidate, worth
 from compress.export.int8 import CANDIDATES, Source
 from compress.export.onnx import to_onnx
+from serve import trial
 from serve.artefact import Encoder, Model
 from serve.encode import Text, WordPieces
 from serve.measures import interval

@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from compress.export import parity, trial
+from compress.export import parity
 from compress.export.kernels import Kernels, kernels
+from serve import trial
 from serve.artefact import Artefact, Encoder, Manifest, Model, Task
 from serve.encode import Text
 from serve.measures import higher_is_better, measure

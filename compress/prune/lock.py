@@ -6,9 +6,8 @@ https://arxiv.org/abs/2111.05754, section 3.3: the pattern lock of the transfer 
 
 from dataclasses import dataclass
 
-from compress.prune.mask import Mask
 from compress.technique import Run, Technique
-from compress.weights import linears, stack
+from compress.weights import Mask, linears, stack
 
 
 @dataclass

@@ -17,10 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compress.prune.mask import Mask
 from compress.prune.patterns import PATTERNS, check_fits, masks
 from compress.technique import Run, Technique
-from compress.weights import linears, stack
+from compress.weights import Mask, linears, stack
 
 
 def cubic(progress: float, begin: float, end: float, initial: float, final: float) -> float:

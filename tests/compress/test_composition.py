@@ -12,7 +12,7 @@ from compress import evaluate
 from compress.catalogue import TECHNIQUES, techniques
 from compress.recipe import Choice, TrainRecipe
 from compress.technique import Run, Technique
-from compress.train import train
+from compress.train import clipped_step, train
 from tests.compress.toy import examples
 
 CHOICES = {name: Choice(use=name) for name in TECHNIQUES}
@@ -142,3 +142,23 @@ def test_a_technique_that_needs_a_teacher_says_so(student: Any, tmp_path: Path) 
 def test_catalogue_refuses_what_it_does_not_know(choice: Choice, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         techniques((choice,))
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+def test_a_clipped_step_is_that_of_torch(max_norm: float, student: Any) -> None:
+    """Oracle: clip_grad_norm_ and then step, on a copy."""
+    pairs = []
+    for clipped in (True, False):
+        weights = list(copy.deepcopy(student).parameters())
+        optimizer = torch.optim.AdamW(weights, lr=1e-2, fused=True)
+        for seed in range(3):
+            torch.manual_seed(seed)
+            for w in weights:
+                w.grad = torch.randn_like(w)
+            if clipped:
+                clipped_step(optimizer, weights, max_norm)
+            else:
+                torch.nn.utils.clip_grad_norm_(weights, max_norm)
+                optimizer.step()
+        pairs.append(weights)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*pairs, strict=True))

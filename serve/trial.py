@@ -11,7 +11,7 @@ import numpy as np
 from serve.encode import Text
 from serve.runtime import Session
 
-GROUPS = (1, 2, 4, 8, 16)  # texts a run at most
+GROUPS = (1, 2, 4, 8, 16, 32)  # texts a run at most
 REQUESTS = (1, 32)  # texts a call
 SECONDS = 0.2  # of work a measurement, about
 ROUNDS = 3  # the best counts; rounds take turns over the files, so that all see the same neighbours
