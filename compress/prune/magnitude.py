@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from compress.prune.patterns import PATTERNS, check_fits, masks
+from compress.patterns import PATTERNS, check_fits, masks
 from compress.technique import Run, Technique
 from compress.weights import Mask, linears, stack
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from compress.catalogue import techniques
+from compress.patterns import BLOCKS, keep_largest, masks, pruned_count, two_of_four
 from compress.prune.magnitude import MagnitudePruning, cubic, selections
-from compress.prune.patterns import BLOCKS, keep_largest, masks, pruned_count, two_of_four
 from compress.prune.rewind import cycles, saw_tooth
 from compress.recipe import Choice, TrainRecipe
 from compress.technique import Run
