@@ -80,3 +80,10 @@ def test_tables_are_those_of_the_reports(path: Path) -> None:
     from benchmarks.table import filled
 
     assert filled(path) == path.read_text(encoding="utf-8")
+
+
+def test_the_picture_is_that_of_the_report() -> None:
+    """`python -m benchmarks.picture benchmarks/results/demo.json > docs/demo.svg` makes it anew."""
+    from benchmarks.picture import picture
+
+    assert picture(ROOT / "benchmarks/results/demo.json") == (ROOT / "docs/demo.svg").read_text(encoding="utf-8")
