@@ -15,3 +15,9 @@ for method in tinybert distilbert logits; do
     done
 done
 bantam bench "$out"/sst2-{6,3}l-{tinybert,distilbert,logits} --json "$out/sst2.json" --html "$out/sst2.html"
+
+# What each artefact says of itself: recipe, metrics on every split, INT8 files tried, where it was made.
+cd "$out"
+for artefact in sst2-{6,3}l-{tinybert,distilbert,logits}; do
+    bantam inspect "$artefact" --json
+done > sst2-artefacts.jsonl
