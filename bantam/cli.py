@@ -131,7 +131,8 @@ def bench(
     report = run(
         artefacts, teacher=teacher, data=data, device=device, threads=threads, json_path=json_path, html_path=html_path
     )
-    print(markdown(report))
+    if not sys.stdout.isatty():  # a person has just seen the table
+        print(markdown(report))
 
 
 @command

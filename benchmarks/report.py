@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 SCHEMA = 1
+WIDTH = 136  # columns that the shown table takes
 
 Row = dict[str, Any]
 Report = dict[str, Any]
@@ -162,9 +164,9 @@ def conditions(report: Report) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    """The table that fits a terminal: medians only, one line a target."""
+    """The table that fits most terminals: medians only, one line a target. A narrower one wraps it whole."""
     every = batches(report)
-    table = Table(title="teacher and students", caption=conditions(report), caption_justify="left")
+    table = Table(title="teacher and students", caption=conditions(report), caption_justify="left", box=SIMPLE_HEAD)
     metric = report.get("data", {}).get("metric", "accuracy")
     for place, name in enumerate(["target", "runtime", metric, "agreement", "MB"]):
         table.add_column(name, justify="left" if place < 2 else "right", no_wrap=place < 2)
@@ -174,9 +176,10 @@ def show(report: Report, console: Console) -> None:
     table.add_column(f"p50/p99 ms\nbatch {every[0]}", justify="right")
     for line in lines(report):
         table.add_row(*_short(line, every))
-    console.print(table)
+    wide = Console(file=console.file, width=max(console.width, WIDTH), force_terminal=console.is_terminal)
+    wide.print(table)
     for note in report.get("notes", []):
-        console.print(f"note: {note}", markup=False)
+        wide.print(f"note: {note}", markup=False)
 
 
 def _short(line: dict[str, Row], every: Sequence[str]) -> list[str]:
