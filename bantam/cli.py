@@ -18,6 +18,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
+ROOMS = ("bantam", "benchmarks", "compress", "serve")  # a module missing there is ours to mend, not the user's
+
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """A command of the app: what a user can mend, and a stop, end as one line on standard error and a code."""
@@ -29,6 +31,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(*args, **options)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in ROOMS:
+                raise
+            name = function.__name__
+            print(f"error: bantam {name} needs {error.name}: pip install 'bantam[{name}]'", file=sys.stderr)
             raise typer.Exit(2) from None
         except OSError as error:
             print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,11 @@ def test_cuda_without_a_gpu_is_one_error(student: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert_one_error(bantam("bench", str(student), "--device", "cuda"), "cuda")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in [name for name in sys.modules if name.startswith("compress.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    result = bantam("compress", "demo", "--out", str(tmp_path / "out"))
+    assert_one_error(result, "bantam compress needs accelerate: pip install 'bantam[compress]'")
