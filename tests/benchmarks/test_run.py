@@ -190,7 +190,8 @@ def test_an_interrupt_ends_every_process_and_writes_nothing(
     teacher: Path, student: Path, data: Path, tmp_path: Path
 ) -> None:
     code = (
-        "import sys; from pathlib import Path; from benchmarks.run import bench\n"
+        "import signal, sys; from pathlib import Path; from benchmarks.run import bench\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits that it is ignored
         "teacher, student, data, out = map(Path, sys.argv[1:])\n"
         "bench([student], teacher=teacher, data=data, json_path=out,"
         " windows=1000, seconds=0.2, runtimes=['onnxruntime'])"
