@@ -17,8 +17,6 @@ import numpy as np
 
 from benchmarks.targets import Spec, Target, open_target
 
-CHUNK = 512  # texts a call while collecting answers; sessions cut it further
-
 Order = dict[str, Any]
 
 

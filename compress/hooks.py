@@ -1,6 +1,6 @@
-"""Read and overwrite what a module computes, for the length of a `with` block."""
+"""Read what a module computes, for the length of a `with` block."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -28,18 +28,3 @@ def taps(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, list[Tens
     """Record several modules of `model` by dotted name."""
     with ExitStack() as stack:
         yield {name: stack.enter_context(record(model.get_submodule(name))) for name in names}
-
-
-@contextmanager
-def rewrite(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Let `module` give `change(output)` instead of its output."""
-
-    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        new = change(tensor_of(output))
-        return (new, *output[1:]) if isinstance(output, tuple) else new
-
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -5,7 +5,6 @@ On a terminal a live bar; elsewhere a line every half minute. All of it on stand
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Self
 
 from rich.console import Console
@@ -69,6 +68,3 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.update(self.task, completed=self.run.step)
         self.bar.stop()
-
-
-Log = Callable[[str], None]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from serve.artefact import Artefact, load
-from serve.encode import Encoded, Feeds, Text, WordPieces
+from serve.encode import Encoded, Text, WordPieces
 from serve.engines import DEVICES, ENGINES, Logits
 from serve.errors import BackendError, InputError
 
@@ -54,10 +54,6 @@ class Session:
             inputs=manifest.encoder.inputs,
         )
         self._engine = ENGINES[runtime](path, device=device, threads=threads)
-
-    def run_feeds(self, feeds: Feeds) -> Logits:
-        """Logits [rows, labels] of inputs that are encoded already: the model alone."""
-        return self._engine(feeds)
 
     def logits(self, texts: Sequence[Text], *, truncate: bool = True) -> Logits:
         """Logits [texts, labels], in the order of the texts."""

@@ -114,7 +114,7 @@ def test_every_path_that_is_used_must_be_listed(copy: Path, field: str) -> None:
     if field == "encoder":
         content["encoder"]["file"] = "../tokenizer.json"
     else:
-        content["models"]["fp32"]["path"] = "/tmp/model.onnx"
+        content["models"]["fp32"]["path"] = "/elsewhere/model.onnx"
     edit(copy, **content)
     refused(copy, "is not a plain path inside the artefact")
     edit(copy, encoder={**content["encoder"], "file": "other.json"}, models=content["models"])

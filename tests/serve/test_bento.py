@@ -23,7 +23,7 @@ BUILD = "import sys, json; from serve.bento import build; print(json.dumps(build
 
 def environment(home: Path) -> dict[str, str]:
     # Index settings as many machines have them: none may reach the Bento.
-    index = {"PIP_INDEX_URL": "https://packages.example/simple", "UV_INDEX_URL": "https://packages.example/simple"}
+    index = {"PIP_INDEX_URL": "https://packages.example", "UV_INDEX_URL": "https://packages.example"}
     return {**os.environ, **index, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "PYTHONWARNINGS": ""}
 
 
@@ -60,7 +60,7 @@ def test_bentofile_pins_what_serving_imports() -> None:
 
 def test_leaks_are_recognised() -> None:
     for line in (
-        b"--index-url https://x",
+        b"--index-url x",
         b"--extra-index-url x",
         b"-i x",
         b"a\n-f x",
