@@ -14,11 +14,50 @@ class Anatomy:
     query: str  # below a block
     key: str
     value: str
+    attention: str  # the module that counts its heads
+    attention_out: str  # the projection of all heads' context vectors
+    ffn_in: str
+    ffn_out: str
+    heads: str = "num_attention_heads"  # attribute of `attention`: its number of heads
+    size: str = "all_head_size"  # attribute of `attention`: heads times width of a head
+    depth: str = "num_hidden_layers"  # of the configuration
+    shared_bias: bool = False  # one bias of the scores [1, H, L, L] serves the attentions of all blocks
 
 
-BERT = Anatomy("encoder.layer", "attention.self.query", "attention.self.key", "attention.self.value")
-DISTILBERT = Anatomy("transformer.layer", "attention.q_lin", "attention.k_lin", "attention.v_lin")
-MPNET = Anatomy("encoder.layer", "attention.attn.q", "attention.attn.k", "attention.attn.v")
+BERT = Anatomy(
+    blocks="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention="attention.self",
+    attention_out="attention.output.dense",
+    ffn_in="intermediate.dense",
+    ffn_out="output.dense",
+)
+DISTILBERT = Anatomy(
+    blocks="transformer.layer",
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    attention="attention",
+    attention_out="attention.out_lin",
+    ffn_in="ffn.lin1",
+    ffn_out="ffn.lin2",
+    heads="n_heads",
+    size="dim",
+    depth="n_layers",
+)
+MPNET = Anatomy(
+    blocks="encoder.layer",
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    attention="attention.attn",
+    attention_out="attention.attn.o",
+    ffn_in="intermediate.dense",
+    ffn_out="output.dense",
+    shared_bias=True,
+)
 
 FAMILIES = {
     "bert": BERT,
@@ -50,5 +89,5 @@ def blocks(model: nn.Module) -> nn.ModuleList:
 
 
 def part(model: nn.Module, block: int, name: str) -> str:
-    """Dotted name of the query, key or value projection of a block (counted from 0)."""
+    """Dotted name of a part of a block (counted from 0): a field of Anatomy that names a module."""
     return f"{encoder_path(model)}.{block}.{getattr(anatomy(model), name)}"

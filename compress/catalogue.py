@@ -8,10 +8,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from compress.distil.distilbert import DistilBERT
 from compress.distil.logits import LogitDistillation
+from compress.distil.minidisc import MiniDisc
 from compress.distil.tinybert import TinyBERT
+from compress.prune.layers import LayerDrop
 from compress.prune.lock import PatternLock
 from compress.prune.magnitude import MagnitudePruning
 from compress.prune.rewind import Rewind
+from compress.prune.structured import StructuredPruning
 from compress.quantise.qat import QAT
 from compress.recipe import Choice, explain, nearest
 from compress.students.truncated import Truncated
@@ -21,10 +24,13 @@ from compress.technique import Technique
 TECHNIQUES: dict[str, type[Technique]] = {
     "distil/distilbert": DistilBERT,
     "distil/logits": LogitDistillation,
+    "distil/minidisc": MiniDisc,
     "distil/tinybert": TinyBERT,
+    "prune/layers": LayerDrop,
     "prune/lock": PatternLock,
     "prune/magnitude": MagnitudePruning,
     "prune/rewind": Rewind,
+    "prune/structured": StructuredPruning,
     "quantise/qat": QAT,
     "supervised": Supervised,
 }

@@ -48,12 +48,13 @@ def package(
     reference: dict[str, np.ndarray] | None,
     accelerator: Accelerator,
     facts: dict[str, Any] | None = None,
+    costs: Sequence[dict[str, Any]] = (),
     force: bool = False,
 ) -> Artefact:
     """Write `model` as the artefact `target`, whole or not at all.
 
     `tokenizer` is a folder with the tokenizer's files; `reference` holds the teacher's logits [N, C] on each
-    reported split, and is None for a teacher, which is its own reference.
+    reported split, and is None for a teacher, which is its own reference; `costs` is what each stage took.
     """
     with artefact.write(target, force=force) as staging:
         model.save_pretrained(staging)
@@ -86,7 +87,12 @@ def package(
             recipe=recipe.plain(),
             teacher=identity,
             candidates=exported.candidates,
-            provenance={"machine": describe(), "data": data.fingerprint, "notes": list(data.notes)},
+            provenance={
+                "machine": describe(),
+                "data": data.fingerprint,
+                "notes": list(data.notes),
+                "cost": list(costs),
+            },
         )
         own = {split: torch_logits(model, pieces, rows, accelerator) for split, rows in data.reports.items()}
         metrics = measured(Artefact(staging, draft), data, own, reference)

@@ -1,6 +1,9 @@
-"""data -> teacher -> student -> stages -> export -> gate. Read it from top to bottom."""
+"""data -> pre-training, if any -> teacher -> student -> stages -> export -> gate. Read it from top to bottom."""
 
+import copy
 import shutil
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,27 +12,32 @@ import pyarrow.parquet as pq
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import nn
 
-from compress import catalogue, models
+from compress import catalogue, masked, models
 from compress.data.load import Data, load
 from compress.package import package, torch_logits
+from compress.pretrain import costs as pretraining_costs
+from compress.pretrain import pretrained
 from compress.progress import say
-from compress.recipe import Recipe
-from compress.stage import run_stage
+from compress.recipe import Recipe, StageRecipe, difference, digest
+from compress.stage import on_task, run_stage
 from compress.students.truncated import Truncated
-from compress.teacher import Teacher, teacher
+from compress.teacher import Teacher, alone, teacher
 from compress.technique import Run
-from compress.weights import fold
 from serve import artefact
 from serve.artefact import Artefact
 
 
-def compress(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False) -> Artefact:
+def compress(
+    recipe: Recipe, out: Path, *, resume: bool = False, force: bool = False, share: Path | None = None
+) -> Artefact:
     """Build the student that `recipe` describes as the artefact `out`.
 
     What the run needs to go on after a stop lies in `<out>.run`; with `resume` it is continued, and an `out`
-    that this very recipe has finished is given back as it is. Raises ValueError, before any training, for
+    that this very recipe has finished is given back as it is. In the folder `share` the results of all stages but
+    the last stay, for other runs that begin with the same ones. Raises ValueError, before any training, for
     whatever in the recipe, its data or its folders a user can mend.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -45,30 +53,56 @@ def compress(recipe: Recipe, out: Path, *, resume: bool = False, force: bool = F
         begin(recipe, out, work, examples)
     accelerator.wait_for_everyone()
 
+    start = str(pretrained(recipe, accelerator)) if recipe.pretraining else recipe.student.start
     tutor = teacher(recipe, examples, accelerator)
-    model = student.build(tutor.model).requires_grad_(True)
+    model = student.build(begun_from(start, tutor, recipe, examples)).requires_grad_(True)
     say(f"student: {parameters(model):,} parameters, the teacher has {parameters(tutor.model):,}")
     facts: dict[str, Any] = {}
+    before = [*(pretraining_costs(Path(start)) if start and recipe.pretraining else ()), *tutor.costs]
+    costs = [cost | {"cached": True} for cost in before]  # made once for all runs that share it
+    folders = stage_folders(recipe, work, share, [tutor.key, Path(start).name if start else None])
     for number, stage in enumerate(recipe.stages):
-        model, content = run_stage(
-            model,
-            catalogue.techniques(stage.techniques),
+        material = partial(
+            on_task,
             stage,
             examples,
             tutor.pieces,
             accelerator,
-            folder=work / f"stage-{number}",
             seed=recipe.seed + number,
-            title=f"stage {number + 1} of {len(recipe.stages)}",
-            teacher=tutor,
+            teacher=tutor if stage.teacher == "fine-tuned" else frozen(model),
         )
+        with alone(folders[number], accelerator):
+            model, content = run_stage(
+                model,
+                catalogue.techniques(stage.techniques),
+                stage,
+                material,
+                accelerator,
+                folder=folders[number],
+                seed=recipe.seed + number,
+                title=f"stage {number + 1} of {len(recipe.stages)}",
+            )
         facts = content["facts"]  # of the last stage: later training would make earlier ones untrue
+        costs.append(content["cost"])
     if accelerator.is_main_process:
-        finish(recipe, out, examples, tutor, model, facts, accelerator, force=force)
-        for number, _ in enumerate(recipe.stages):
-            shutil.rmtree(work / f"stage-{number}", ignore_errors=True)
+        finish(recipe, out, examples, tutor, model, facts, costs, accelerator, force=force)
+        for folder in folders:
+            if folder.parent == work:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return artefact.load(out, verify=False)
+
+
+def stage_folders(recipe: Recipe, work: Path, share: Path | None, origin: list[Any]) -> list[Path]:
+    """Where each stage keeps its state: in `work`, or in `share` under a digest of all that determines its result."""
+    folders = [work / f"stage-{number}" for number, _ in enumerate(recipe.stages)]
+    if share:
+        key = digest([*origin, recipe.student.model_dump(mode="json"), recipe.seed])
+        for number, stage in enumerate(recipe.stages[:-1]):
+            key = digest([key, stage.model_dump(mode="json", exclude={"checkpoint"}, exclude_none=True)])
+            folders[number] = share / key
+    return folders
 
 
 def claim(recipe: Recipe, out: Path, work: Path, *, resume: bool, force: bool) -> Artefact | None:
@@ -98,28 +132,46 @@ def claim(recipe: Recipe, out: Path, work: Path, *, resume: bool, force: bool) -
 
 def rehearse(recipe: Recipe, examples: Data, student: Truncated, accelerator: Accelerator) -> None:
     """Go through every stage without an update, so that what cannot work is said before hours of training."""
+    checkpoint = recipe.student.start or recipe.teacher.model
+    model, _ = models.load(checkpoint, examples.labels, recipe.task.max_length)
     teacher, _ = models.load(recipe.teacher.model, examples.labels, recipe.task.max_length)
-    model = student.build(teacher)
-    for stage in recipe.stages:
-        run = Run(model, catalogue.techniques(stage.techniques), 1, examples.kind, teacher, accelerator=accelerator)
-        for technique in run.techniques.values():
-            technique.prepare(run)
-        for technique in run.techniques.values():
-            technique.finish(run)
-        model = fold(run.model)
+    if recipe.pretraining:
+        encoder, _, _ = masked.load(checkpoint)
+        learned: Any = walk_through(encoder, None, recipe.pretraining, "classification", accelerator)
+        model.base_model.load_state_dict(learned.lm.base_model.state_dict(), strict=False)  # the pooler may be fresh
+    walk_through(student.build(model), teacher, recipe.stages, examples.kind, accelerator)
 
 
-def difference(before: object, now: object, path: str = "") -> str:
-    """The first place where two recipes differ, as `key.path: old, now new`."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                return difference(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for index, (a, b) in enumerate(zip(before, now, strict=True)):
-            if a != b:
-                return difference(a, b, f"{path}.{index}")
-    return f"{path} was {before!r}, is {now!r}"
+def walk_through(
+    model: nn.Module, teacher: nn.Module | None, stages: Sequence[StageRecipe], kind: str, accelerator: Accelerator
+) -> nn.Module:
+    """`model` after `prepare` and `finish` of each stage's techniques."""
+    for stage in stages:
+        chosen = catalogue.techniques(stage.techniques)
+        tutor = teacher if stage.teacher == "fine-tuned" else frozen(model)
+        run = Run(model, chosen, 1, kind, tutor, accelerator=accelerator)
+        run.prepare()
+        run.finish()
+        model = run.model
+    return model
+
+
+def begun_from(start: str | None, tutor: Teacher, recipe: Recipe, examples: Data) -> nn.Module:
+    """The model that the student is cut from: the checkpoint `start` with a fresh head, or the fine-tuned teacher."""
+    if start is None:
+        return tutor.model
+    set_seed(recipe.seed)
+    model, tokenizer = models.load(start, examples.labels, recipe.task.max_length)
+    if tokenizer.get_vocab() != tutor.pieces.vocabulary():
+        raise ValueError(
+            f"student and teacher must read the same word pieces; the tokenizer of {start} differs from "
+            f"that of {recipe.teacher.model}: choose a teacher of the same vocabulary"
+        )
+    return model
+
+
+def frozen(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().requires_grad_(False)
 
 
 def begin(recipe: Recipe, out: Path, work: Path, examples: Data) -> None:
@@ -157,6 +209,7 @@ def finish(
     tutor: Teacher,
     model: nn.Module,
     facts: dict[str, Any],
+    costs: list[dict[str, Any]],
     accelerator: Accelerator,
     *,
     force: bool,
@@ -185,6 +238,7 @@ def finish(
         reference=reference,
         accelerator=accelerator,
         facts=facts,
+        costs=costs,
         force=force,
     )
 

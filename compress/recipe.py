@@ -47,6 +47,7 @@ class TrainRecipe(Frozen):
     lr: float = Field(5e-5, gt=0)  # peak
     batch_size: int = Field(32, gt=0)  # examples an update, over all processes and micro-batches
     accumulate: int = Field(1, gt=0)  # micro-batches an update
+    dropout: float | None = Field(None, ge=0, lt=1)  # None: the checkpoint's own; 0 is much faster on CPUs
     schedule: Literal["linear", "cosine", "constant"] = "linear"  # after the warm-up
     warmup: float = Field(0.1, ge=0, lt=1)  # share of the run
     weight_decay: float = Field(0.01, ge=0)
@@ -80,10 +81,46 @@ class Choice(BaseModel):
         return {"use": value} if isinstance(value, str) else value
 
 
+class StudentRecipe(Choice):
+    """How the student is cut, and from whose weights."""
+
+    start: str | None = None  # a checkpoint; None: what pre-training ends with, or the fine-tuned teacher without it
+
+
 class StageRecipe(TrainRecipe):
     """One training run of the student: the techniques act in this order."""
 
     techniques: tuple[Choice, ...] = Field(min_length=1)
+    teacher: Literal["fine-tuned", "start"] = "fine-tuned"  # start: a frozen copy of the model as the stage finds it
+
+
+class TextsRecipe(Frozen):
+    """Texts without labels."""
+
+    dataset: str  # as in TaskRecipe
+    config: str | None = None
+    split: str | None = None  # None: train
+    text: str = "text"
+    limit: int | None = Field(None, gt=0)  # texts at most, drawn at random
+
+
+class CorpusRecipe(Frozen):
+    """The text of the pre-training stages, as one stream of word pieces cut into sequences."""
+
+    texts: tuple[TextsRecipe, ...] = Field(min_length=1)
+    max_length: int = Field(128, ge=8)  # word pieces a sequence, special ones included
+    masked: float = Field(0.15, gt=0, lt=1)  # share of word pieces to predict
+    held_out: int = Field(256, gt=0)  # sequences that perplexity is measured on
+    seed: int = 0  # of order and masks; the recipe's own seed does not touch pre-training
+
+
+class PretrainingStage(StageRecipe):
+    """One run on the corpus: labels are the masked word pieces, the teacher is the model as the stage finds it."""
+
+    teacher: Literal["start"] = "start"
+    updates: int | None = Field(None, gt=0)  # instead of epochs
+    keep: Literal["best", "last"] = "last"
+    evaluations: int = Field(2, ge=1)  # of the held-out loss
 
 
 class ExportRecipe(Frozen):
@@ -96,15 +133,25 @@ class ExportRecipe(Frozen):
 
 
 class Recipe(Frozen):
-    """teacher -> student -> stages -> export, on one task."""
+    """teacher -> pre-training on a corpus, if any -> student -> stages -> export, on one task."""
 
     name: str = Field("student", pattern=r"^[a-z0-9][a-z0-9._-]*$")
     seed: int = 0
     task: TaskRecipe
     teacher: TeacherRecipe
-    student: Choice
+    corpus: CorpusRecipe | None = None
+    pretraining: tuple[PretrainingStage, ...] = ()  # of the teacher's checkpoint, before it learns the task
+    student: StudentRecipe
     stages: tuple[StageRecipe, ...] = Field(min_length=1)
     export: ExportRecipe = ExportRecipe()
+
+    @model_validator(mode="after")
+    def _corpus_for_pretraining(self) -> Self:
+        if bool(self.pretraining) != (self.corpus is not None):
+            raise ValueError("corpus and pretraining go together: give both or neither")
+        if self.pretraining and self.student.start:
+            raise ValueError("student.start names a checkpoint, and so does pretraining: leave one of them out")
+        return self
 
     @classmethod
     def read(cls, source: str | Path, settings: Sequence[str] = ()) -> Self:
@@ -113,19 +160,18 @@ class Recipe(Frozen):
         Raises ValueError naming the file, the key, and what to write instead.
         """
         path = find(source)
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} must hold a mapping with task, teacher, student and stages")
-        values.setdefault("name", path.stem)
+        values = mapping(path)
         for setting in settings:
             assign(values, setting)
+        return cls.of(values, path.name)
+
+    @classmethod
+    def of(cls, values: dict[str, Any], where: str) -> Self:
+        """The recipe that nested `values` are; `where` says in errors whence they came."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ValueError(f"recipe {path.name}: {explain(error, cls)}") from None
+            raise ValueError(f"recipe {where}: {explain(error, cls)}") from None
 
     def plain(self) -> dict[str, Any]:
         """Nested dicts and lists, as YAML and JSON write them."""
@@ -154,36 +200,53 @@ def find(source: str | Path) -> Path:
     raise ValueError(f"a recipe must be a YAML file or one of {known}; no such file: {source}")
 
 
+def mapping(path: Path) -> dict[str, Any]:
+    """What the recipe file `path` holds, before it is checked; named after the file unless it says otherwise."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a mapping with task, teacher, student and stages")
+    values.setdefault("name", path.stem)
+    return values
+
+
 def assign(values: dict[str, Any], setting: str) -> None:
     """Lay `key.path=value` over nested `values`; the value is YAML, a number in the path indexes a list."""
     path, equals, text = setting.partition("=")
     if not equals or not path:
         raise ValueError(f"--set takes key.path=value, got {setting!r}")
     try:
-        value = number(yaml.safe_load(text))
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
+    lay(values, path, value, f"--set {setting}")
+
+
+def lay(values: dict[str, Any], path: str, value: Any, says: str) -> None:
+    """Put `value` at the dotted `path` of nested `values`; errors begin with `says`, the words of the user."""
     *parents, last = path.split(".")
     node: Any = values
     for depth, key in enumerate(parents):
         where = ".".join(parents[: depth + 1])
         if isinstance(node, list):
-            node = node[index(key, node, where)]
+            node = node[index(key, node, says)]
         elif isinstance(node, dict):
             node = node.setdefault(key, {})
         if isinstance(node, str) and depth + 1 == len(parents):
-            raise ValueError(f"--set {setting}: {where} is the text {node!r}, it has no keys")
+            raise ValueError(f"{says}: {where} is the text {node!r}, it has no keys")
     if isinstance(node, list):
-        node[index(last, node, path)] = value
+        node[index(last, node, says)] = number(value)
     elif isinstance(node, dict):
-        node[last] = value
+        node[last] = number(value)
     else:
-        raise ValueError(f"--set {setting}: {'.'.join(parents)} is {node!r}, it has no keys")
+        raise ValueError(f"{says}: {'.'.join(parents)} is {node!r}, it has no keys")
 
 
-def index(key: str, node: list[Any], where: str) -> int:
+def index(key: str, node: list[Any], says: str) -> int:
     if not key.isdigit() or int(key) >= len(node):
-        raise ValueError(f"--set {where}: a list of {len(node)} is indexed with 0 to {len(node) - 1}, got {key!r}")
+        raise ValueError(f"{says}: a list of {len(node)} is indexed with 0 to {len(node) - 1}, got {key!r}")
     return int(key)
 
 
@@ -221,6 +284,19 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """A hint: the known word most like `word`, or all of them."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def difference(before: object, now: object, path: str = "") -> str:
+    """The first place where two recipes differ, as `key.path: old, now new`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                return difference(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (a, b) in enumerate(zip(before, now, strict=True)):
+            if a != b:
+                return difference(a, b, f"{path}.{index}")
+    return f"{path} was {before!r}, is {now!r}"
 
 
 def digest(value: Any) -> str:

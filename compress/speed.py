@@ -1,12 +1,15 @@
 """`python -m compress.speed`: updates a second of our loop and of Hugging Face's Trainer, on the same batches.
 
 The arms take turns within one run, so that drift of the machine hits all alike, and each ratio is taken
-within a round:
+within a round. On CPUs a second is one of processor time, so that busy neighbours change little:
 
     trainer     Hugging Face Trainer, plain fine-tuning of the student
     fine-tune   our loop, the same: same weights, batches, padding, precision, optimiser, clipping, schedule
     distil      our loop, distil/logits with the teacher's logits from the cache
     live        our loop, distil/logits with the teacher run on each batch
+    mask        distil, with prune/magnitude; the pattern is chosen every 10 updates, as in a run of 1,000
+    qat         distil, with quantise/qat; ranges are observed in the first half
+    mask + qat  distil, with both
 """
 
 import argparse
@@ -15,7 +18,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +34,10 @@ from compress.batches import Batches
 from compress.data.load import load
 from compress.distil.logits import LogitDistillation
 from compress.progress import console
+from compress.prune.magnitude import MagnitudePruning
+from compress.quantise.qat import QAT
 from compress.recipe import Recipe, TrainRecipe
-from compress.stage import autocast_for
+from compress.stage import autocast_for, set_dropout
 from compress.students.truncated import Truncated
 from compress.supervised import Supervised
 from compress.technique import Run, Technique
@@ -40,6 +45,20 @@ from compress.train import factor, train
 from serve.machine import describe
 
 WARM = 5  # updates before the clock starts
+SELECT = 10  # updates between two choices of the pattern
+ARMS = ("trainer", "fine-tune", "distil", "live", "mask", "qat", "mask + qat")
+RATIOS = {  # what it is: updates a second of one arm over those of another
+    "fine-tune / trainer, speed": ("fine-tune", "trainer"),
+    "distil / fine-tune, cost": ("fine-tune", "distil"),
+    "live / fine-tune, cost": ("fine-tune", "live"),
+    "mask / distil, cost": ("distil", "mask"),
+    "qat / distil, cost": ("distil", "qat"),
+    "mask + qat / distil, cost": ("distil", "mask + qat"),
+}
+
+
+def now() -> float:
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 class Clock(Technique):
@@ -49,7 +68,7 @@ class Clock(Technique):
         self.times: list[float] = []
 
     def after_update(self, run: Run) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(now())
 
 
 class TrainerClock(TrainerCallback):
@@ -57,7 +76,7 @@ class TrainerClock(TrainerCallback):
         self.times: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(now())
 
 
 class SameBatches(Trainer):
@@ -79,20 +98,20 @@ def rate(times: list[float]) -> float:
 def ours(
     student: nn.Module,
     data: Batches,
-    technique: Technique,
+    techniques: Sequence[Technique],
     steps: int,
     *,
     teacher: nn.Module,
     logits: Any,
     precision: str,
 ) -> float:
-    """Updates a second of the loop with one technique; `logits` None runs the teacher."""
+    """Updates a second of the loop with `techniques`; `logits` None runs the teacher."""
     set_seed(0)
     accelerator, clock = Accelerator(), Clock()
     options = TrainRecipe(precision=precision, evaluations=1, keep="last", checkpoint=10**9, lr=5e-5, warmup=0)
     run = Run(
         copy.deepcopy(student).to(accelerator.device),
-        {"it": technique, "clock": clock},
+        {**{type(technique).__name__: technique for technique in techniques}, "clock": clock},
         steps=steps,
         teacher=teacher.to(accelerator.device),
         schedule=factor(options.schedule, options.warmup),
@@ -128,14 +147,19 @@ def theirs(student: nn.Module, data: Batches, steps: int, *, precision: str) -> 
     return rate(clock.times)
 
 
-def compare(recipe: Recipe, *, steps: int, rounds: int, precision: str) -> dict[str, Any]:
+def pruning(steps: int) -> MagnitudePruning:
+    return MagnitudePruning(every=SELECT / steps)
+
+
+def compare(recipe: Recipe, *, steps: int, rounds: int, precision: str, chosen: Sequence[str] = ARMS) -> dict[str, Any]:
     """Rates of every arm in every round, and the ratios that matter: median, lowest and highest over rounds."""
     accelerator = Accelerator()
     data = load(recipe.task, seed=recipe.seed)
     teacher, tokenizer = models.load(recipe.teacher.model, data.labels, recipe.task.max_length)
     teacher.requires_grad_(False)
-    student = Truncated(**recipe.student.fields).build(teacher).requires_grad_(True)
     stage = recipe.stages[0]
+    student = Truncated(**recipe.student.fields).build(teacher).requires_grad_(True)
+    set_dropout(student, stage.dropout)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         pieces = models.pieces_of(Path(folder), models.encoder_of(teacher, tokenizer, recipe.task.max_length))
@@ -147,22 +171,29 @@ def compare(recipe: Recipe, *, steps: int, rounds: int, precision: str) -> dict[
     mine = partial(ours, student, batches, steps=steps, teacher=teacher, precision=precision)
     arms: dict[str, Callable[[], float]] = {
         "trainer": lambda: theirs(student, batches, steps, precision=precision),
-        "fine-tune": lambda: mine(technique=Supervised(), logits=None),
-        "distil": lambda: mine(technique=LogitDistillation(), logits=logits),
-        "live": lambda: mine(technique=LogitDistillation(), logits=None),
+        "fine-tune": lambda: mine(techniques=[Supervised()], logits=None),
+        "distil": lambda: mine(techniques=[LogitDistillation()], logits=logits),
+        "live": lambda: mine(techniques=[LogitDistillation()], logits=None),
+        "mask": lambda: mine(techniques=[LogitDistillation(), pruning(steps)], logits=logits),
+        "qat": lambda: mine(techniques=[LogitDistillation(), QAT()], logits=logits),
+        "mask + qat": lambda: mine(techniques=[LogitDistillation(), pruning(steps), QAT()], logits=logits),
     }
+    arms = {name: arms[name] for name in chosen}
     seen: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(rounds):
         turn = list(arms) if number % 2 == 0 else list(reversed(arms))  # no arm is always first
         for name in turn:
             seen[name].append(arms[name]())
             console.print(f"round {number + 1}/{rounds} {name}: {seen[name][-1]:.2f} updates/s", highlight=False)
-    ratios = {
-        "fine-tune / trainer, speed": spread(seen["fine-tune"], seen["trainer"]),
-        "distil / fine-tune, cost": spread(seen["fine-tune"], seen["distil"]),
-        "live / fine-tune, cost": spread(seen["fine-tune"], seen["live"]),
+    ratios = {what: spread(seen[a], seen[b]) for what, (a, b) in RATIOS.items() if a in seen and b in seen}
+    settings = {
+        "steps": steps,
+        "rounds": rounds,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "attention": getattr(student.config, "_attn_implementation", None),
+        "tokens": float(batches.lengths.mean()),  # a text
     }
-    settings = {"steps": steps, "rounds": rounds, "precision": precision, "threads": torch.get_num_threads()}
     return {
         "schema": 1,
         "machine": describe(),
@@ -184,11 +215,14 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help=", ".join(ARMS))
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     recipe = Recipe.read(options.recipe, options.settings)
-    report = compare(recipe, steps=options.steps, rounds=options.rounds, precision=options.precision)
+    report = compare(
+        recipe, steps=options.steps, rounds=options.rounds, precision=options.precision, chosen=options.arms
+    )
     text = json.dumps(report, indent=2)
     if options.json:
         options.json.write_text(text + "\n", encoding="utf-8")

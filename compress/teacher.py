@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from compress.data.load import Data
 from compress.models import align_labels, encoder_of, load, locate, pieces_of
 from compress.package import package
 from compress.progress import say
-from compress.recipe import Recipe, digest
-from compress.stage import run_stage
+from compress.recipe import ExportRecipe, Recipe, digest
+from compress.stage import on_task, run_stage
 from compress.supervised import Supervised
 from serve import artefact
 from serve.artefact import Artefact
@@ -45,6 +46,11 @@ class Teacher:
     artefact: Artefact
     model: nn.Module
     pieces: WordPieces
+
+    @property
+    def costs(self) -> list[dict[str, Any]]:
+        """What its fine-tuning took."""
+        return list(self.artefact.manifest.provenance.get("cost", ()))
 
     def logits(self, data: Batches, accelerator: Accelerator, autocast: Any) -> np.ndarray:
         """Logits [N, C] on every text of `data`, computed once and then read from the cache."""
@@ -97,7 +103,7 @@ def weights_digest(source: str) -> str:
 
 
 def key_of(recipe: Recipe, data: Data) -> str:
-    training = recipe.teacher.model_dump(exclude={"model", "checkpoint"})
+    training = recipe.teacher.model_dump(exclude={"model", "checkpoint"}, exclude_none=True)
     return digest(
         {
             "model": weights_digest(locate(recipe.teacher.model)),
@@ -106,7 +112,6 @@ def key_of(recipe: Recipe, data: Data) -> str:
             "max_length": recipe.task.max_length,
             "metric": data.metric,
             "seed": recipe.seed,
-            "export": recipe.export.model_dump(),
         }
     )
 
@@ -136,18 +141,19 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
         tokenizer.save_pretrained(work)
     accelerator.wait_for_everyone()
     pieces = pieces_of(work, encoder)
+    costs = []
     if recipe.teacher.epochs:
-        model, _ = run_stage(
+        model, content = run_stage(
             model,
             {"supervised": Supervised()},
             recipe.teacher,
-            data,
-            pieces,
+            partial(on_task, recipe.teacher, data, pieces, accelerator, seed=recipe.seed),
             accelerator,
             folder=work,
             seed=recipe.seed,
             title="teacher",
         )
+        costs = [content["cost"]]
     else:
         align_labels(model, recipe.teacher.model, data.labels)
     if accelerator.is_main_process:
@@ -160,9 +166,10 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
             encoder=encoder,
             pieces=pieces,
             data=data,
-            recipe=recipe,
+            recipe=recipe.model_copy(update={"export": ExportRecipe()}),  # students exported otherwise share it
             identity=identity,
             reference=None,
             accelerator=accelerator,
+            costs=costs,
         )
         shutil.rmtree(work)

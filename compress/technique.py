@@ -18,7 +18,8 @@ train with the student, its buffers ride in the checkpoint, and all of it is dro
 Shapes: B batch, L tokens, D width, H heads, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,9 +32,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress.hooks import taps
+from compress.weights import fold
+from compress.widths import Keep, shrink
 
 Batch = dict[str, Tensor]  # the model's inputs [B, L], labels [B] and rows [B] (where in the training data)
 NOT_INPUTS = ("labels", "rows")
+COSTS = ("student", "teacher", "backward", "seconds")  # examples through each in training; time, evaluations and all
 
 
 class Technique:
@@ -44,6 +48,7 @@ class Technique:
     """
 
     needs: ClassVar[tuple[str, ...]] = ()  # "teacher", and outputs of forwards: "hidden_states", "attentions"
+    reshapes: ClassVar[bool] = False  # `prepare` removes modules, so it goes before that of all others
 
     def prepare(self, run: "Run") -> None: ...
     def loss(self, step: "Step") -> Tensor | None: ...
@@ -63,9 +68,14 @@ class Run:
     teacher: nn.Module | None = None
     teacher_logits: Tensor | None = None  # [N, C] for every training row, where logits are all that is asked
     schedule: Callable[[float], float] = lambda progress: 1 - progress  # progress -> learning-rate factor
+    score: Callable[[nn.Module], float] = lambda _: 0.0  # on the selection split, higher is better; may be wrapped too
+    sample: Callable[[int], Iterator[Batch]] = lambda _: iter(())  # this process's share of so many training rows
     accelerator: Accelerator = field(default_factory=Accelerator)
     owned: nn.ModuleList = field(default_factory=nn.ModuleList)
     facts: dict[str, Any] = field(default_factory=dict)  # what exporters must know
+    cost: Counter[str] = field(default_factory=Counter)  # COSTS so far, on this process
+    settled: float = 0.0  # progress from which evaluated weights may be those that are kept
+    keep: list[Keep] | None = None  # what stays of each block when the run ends
     step: int = 0  # updates done
     batches: Sequence[Batch] = ()  # this process's micro-batches of the current update
     rows: int = 0  # examples in the current update, over all processes
@@ -87,6 +97,28 @@ class Run:
     def tap(self, model: nn.Module, *names: str) -> None:
         """Have each forward of `model` keep what these modules compute, as `output.taps[name]`."""
         self.tapped.setdefault(model, set()).update(names)
+
+    def cut(self, keep: Sequence[Keep]) -> None:
+        """Have `finish` cut every block to `keep`, and to what other techniques keep of it."""
+        before = self.keep or keep
+        self.keep = [a & b for a, b in zip(before, keep, strict=True)]
+
+    def prepare(self) -> None:
+        """The first moment of every technique."""
+        for technique in sorted(self.techniques.values(), key=lambda t: not t.reshapes):
+            technique.prepare(self)
+
+    def finish(self) -> None:
+        """The last moment of every technique; then the model is a plain module, cut to what is kept."""
+        for technique in self.techniques.values():
+            technique.finish(self)
+        self.model = fold(self.model).eval()
+        if self.keep is None:
+            return
+        record = self.facts.get("quantisation", {})
+        for name, outputs in shrink(self.model, self.keep).items():
+            if name in record:
+                record[name]["weight_scale"] = record[name]["weight_scale"][outputs.cpu()]
 
     @property
     def needs(self) -> set[str]:
@@ -113,6 +145,7 @@ class Run:
             assert terms, "no technique of this run gives a loss term"
             total = torch.stack([*terms.values()]).sum()
             (total * (len(batch["rows"]) / self.rows)).backward()
+            self.cost["backward"] += len(batch["rows"])
             self.terms = {name: value.detach() for name, value in terms.items()}
         self.reduce()
 
@@ -140,9 +173,10 @@ class Step:
         """`model` on `batch` (default: this one), with every output that some technique needs."""
         wanted = {f"output_{name}": True for name in self.run.needs - {"teacher"}}
         inputs = {k: v for k, v in (batch or self.batch).items() if k not in NOT_INPUTS}
+        self.run.cost["teacher" if model is self.run.teacher else "student"] += len(inputs["input_ids"])
         with taps(model, self.run.tapped.get(model, ())) as seen:
             output = model(**inputs, **wanted)
-        output.taps = {name: values[0] for name, values in seen.items()}
+        output.taps = {name: values[0] for name, values in seen.items() if values}  # a block may be without heads
         return output
 
     @cached_property

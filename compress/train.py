@@ -1,21 +1,32 @@
 """The training loop: every moment of `Technique` in plain sight, around it checkpoints and evaluation."""
 
 import math
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compress import checkpoint
-from compress.batches import Batches
 from compress.interrupt import Interrupts
 from compress.progress import Progress
 from compress.recipe import TrainRecipe
-from compress.technique import Run
-from compress.weights import fold
+from compress.technique import Batch, Run
 
 Evaluate = Callable[[nn.Module], float]  # higher is better
+
+
+class Updates(Protocol):
+    """Training examples, update by update, as a pure function of the update's number."""
+
+    def __len__(self) -> int: ...  # updates in one epoch
+    def rows(self, step: int, /) -> np.ndarray: ...  # examples of update `step`, over all processes
+    def update(self, step: int, /) -> list[Batch]: ...  # this process's micro-batches of it
 
 
 def factor(schedule: str, warmup: float) -> Callable[[float], float]:
@@ -44,7 +55,7 @@ def adamw(run: Run, options: TrainRecipe) -> torch.optim.Optimizer:
 
 def train(
     run: Run,
-    data: Batches,
+    data: Updates,
     options: TrainRecipe,
     *,
     folder: Path,
@@ -58,15 +69,20 @@ def train(
     training row, and is asked only if no technique wants more of the teacher. Returns the history: a row of
     loss terms and selection score for each evaluation. Raises KeyboardInterrupt after saving when a signal came.
     """
-    for technique in run.techniques.values():
-        technique.prepare(run)
+    began = time.monotonic()
+    run.score, run.sample = partial(score, run, evaluate), partial(sample, data)
+    run.prepare()
     if "teacher" in run.needs and run.teacher is None:
         raise ValueError("a technique of this stage learns from a teacher, and the run has none")
     if run.needs_only_logits and teacher_logits:
         run.teacher_logits = teacher_logits()
+        run.cost["teacher"] += len(run.teacher_logits)  # once per row; from the cache or not, the run needs them
     run.optimizer = adamw(run, options)
     saved, best = folder / "checkpoint.pt", folder / "best.pt"
-    history: list[dict[str, float]] = checkpoint.load(run, saved)["history"] if saved.exists() else []
+    past = checkpoint.load(run, saved) if saved.exists() else {}
+    history: list[dict[str, float]] = past.get("history", [])
+    run.cost = Counter(past.get("cost", run.cost))
+    began -= run.cost["seconds"]
     due = {round(run.steps * k / options.evaluations) for k in range(1, options.evaluations + 1)} - {0}
     weights = [p for group in run.optimizer.param_groups for p in group["params"]]
     run.model.train()
@@ -74,27 +90,31 @@ def train(
     with Interrupts(run.accelerator) as interrupts, Progress(title, run, options.batch_size) as progress:
         while run.step < run.steps:
             update(run, data, weights, options)
+            run.cost["seconds"] = time.monotonic() - began
             progress.advance()
             if run.step in due:
-                history.append({"step": run.step, "score": score(run, evaluate), **run_terms(run)})
+                history.append({"step": run.step, "score": run.score(run.model), **run_terms(run)})
                 progress.evaluated(history[-1])
-                leads = history[-1]["score"] >= max(row["score"] for row in history)
-                if options.keep == "best" and leads and run.accelerator.is_main_process:
+                if options.keep == "best" and leads(run, history) and run.accelerator.is_main_process:
                     checkpoint.write(best, {"step": run.step, "model": run.model.state_dict()})
             if run.step % options.checkpoint == 0 or run.step == run.steps or interrupts.came:
-                checkpoint.save(run, saved, history=history)
+                checkpoint.save(run, saved, history=history, cost=dict(run.cost))
             interrupts.leave(f"{run.step} of {run.steps} updates are saved; --resume continues there")
 
     run.accelerator.wait_for_everyone()
     if options.keep == "best":
         run.model.load_state_dict(checkpoint.read(best)["model"])
-    for technique in run.techniques.values():
-        technique.finish(run)
-    run.model = fold(run.model).eval()
+    run.finish()
     return history
 
 
-def update(run: Run, data: Batches, weights: list[nn.Parameter], options: TrainRecipe) -> None:
+def leads(run: Run, history: list[dict[str, float]]) -> bool:
+    """Whether the last evaluation is the best of those that count: before, the model was still being pruned."""
+    counts = [row["score"] for row in history if row["step"] / run.steps >= run.settled]
+    return run.progress >= run.settled and history[-1]["score"] >= max(counts)
+
+
+def update(run: Run, data: Updates, weights: list[nn.Parameter], options: TrainRecipe) -> None:
     """One update of the weights: gradient, clip, step, with the moments of each technique between."""
     run.batches, run.rows = data.update(run.step), len(data.rows(run.step))
     for group in run.optimizer.param_groups:
@@ -119,13 +139,22 @@ def clipped_step(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], 
     optimizer.step()
 
 
-def score(run: Run, evaluate: Evaluate) -> float:
-    run.model.eval()
+def score(run: Run, evaluate: Evaluate, model: nn.Module) -> float:
+    model.eval()
     try:
         with run.autocast():
-            return evaluate(run.model)
+            return evaluate(model)
     finally:
-        run.model.train()
+        model.train()
+
+
+def sample(data: Updates, examples: int) -> Iterator[Batch]:
+    """Micro-batches of the first updates, until all processes have seen `examples` rows or the epoch ends."""
+    seen = 0
+    for step in range(len(data)):
+        if seen < examples:
+            yield from data.update(step)
+            seen += len(data.rows(step))
 
 
 def run_terms(run: Run) -> dict[str, float]:

@@ -21,10 +21,16 @@ class Mask(nn.Module):
 
     def __init__(self, keep: Tensor) -> None:
         super().__init__()
-        self.register_buffer("keep", keep)  # bool, of the weight's shape
+        self.register_buffer("keep", keep)  # bool, of the weight's shape; change it in place
+        self.made_from: tuple[Tensor, int] | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
-        return torch.where(self.keep, weight, 0)
+        """0 + W m in one vectorised pass each way: `where` took ten times as long, and W m alone would leave -0."""
+        if self.made_from is None or self.made_from[0] is not self.keep or self.made_from[1] != self.keep._version:
+            self.made_from = self.keep, self.keep._version
+            with torch.inference_mode(False):  # an evaluation may be what asks first; training saves these for backward
+                self.factor, self.zero = self.keep.to(weight.dtype), weight.new_zeros(())
+        return torch.addcmul(self.zero, weight, self.factor)
 
 
 def linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -40,6 +46,12 @@ def stack(layer: nn.Linear, make: Callable[[nn.Parameter], nn.Module]) -> tuple[
     function = make(raw).to(raw.device)
     parametrize.register_parametrization(layer, "weight", function)
     return raw, function
+
+
+def zeros(model: nn.Module) -> float:
+    """Share of zeros among the weights of the encoder's linear layers."""
+    layers = [layer.weight for _, layer in linears(model)]
+    return sum(int((w == 0).sum()) for w in layers) / sum(w.numel() for w in layers)
 
 
 def fold(model: nn.Module) -> nn.Module:

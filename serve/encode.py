@@ -45,6 +45,10 @@ class WordPieces:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every word piece and its id."""
+        return dict(self._tokenizer.get_vocab(with_added_tokens=True))
+
     def encode(self, texts: Sequence[Text], *, truncate: bool = True) -> Encoded:
         """Word pieces of each text. Without `truncate` a text over the maximum length is a TooLarge error."""
         check_texts(texts)

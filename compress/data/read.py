@@ -21,7 +21,7 @@ from compress.recipe import place
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from compress.recipe import TaskRecipe
+    from compress.recipe import TaskRecipe, TextsRecipe
 
 USUAL = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 BUILTIN: dict[str, Callable[[], "dict[str, Dataset]"]] = {"builtin:film-reviews": film_reviews.film_reviews}
@@ -72,6 +72,19 @@ def read(task: "TaskRecipe") -> Found:
             datasets[split] = _columns(dataset, (*task.text, task.label), optional, f"{split} split of {name}")
     assert datasets["train"] is not None
     return Found(name, datasets["train"], datasets["validation"], datasets["test"])
+
+
+def unlabelled(texts: "TextsRecipe") -> list[str]:
+    """The text column of one split, read as `read` does; None where a row has no text."""
+    from compress.recipe import TaskRecipe
+
+    task = TaskRecipe(
+        dataset=texts.dataset, config=texts.config, train=texts.split, text=(texts.text,), label=texts.text
+    )
+    column: list[str] = read(task).train[texts.text][:]
+    if found := next((value for value in column if not isinstance(value, str | None)), None):
+        raise ValueError(f"a corpus needs text; column {texts.text!r} of {texts.dataset} holds {found!r}: name another")
+    return column
 
 
 def _choose(parts: dict[str, Any], split: str, asked: str | None, where: str) -> str | None:

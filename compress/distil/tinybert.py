@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from compress.anatomy import blocks, part
 from compress.supervised import task_loss
 from compress.technique import Run, Step, Technique
+from compress.widths import widths
 
 
 def attention_scores(query_BLD: Tensor, key_BLD: Tensor, heads: int) -> Tensor:
@@ -51,11 +52,16 @@ def uniform_map(student_layers: int, teacher_layers: int) -> list[tuple[int, int
     return [(m, round(m * teacher_layers / student_layers)) for m in range(1, student_layers + 1)]
 
 
+def listed(values: set[int]) -> str:
+    return " or ".join(str(value) for value in sorted(values))
+
+
 @dataclass
 class TinyBERT(Technique):
     stage: Literal["intermediate", "prediction"] = "intermediate"
     temperature: float = 1.0  # of the prediction stage
     layers: tuple[tuple[int, int], ...] | None = None  # (student, teacher), counted from 1; None: uniform
+    attention: bool = True  # eq. 7; without it a student may have other heads than the teacher
     needs: ClassVar = ("teacher",)
 
     def prepare(self, run: Run) -> None:
@@ -69,6 +75,8 @@ class TinyBERT(Technique):
         if student.hidden_size == teacher.hidden_size:
             nn.init.eye_(self.project.weight)  # equal widths start at the identity: no random rotation to unlearn
             nn.init.zeros_(self.project.bias)
+        if not self.attention:
+            return
         self.names = [
             [(part(run.model, m - 1, p), part(run.teacher, n - 1, p)) for p in ("query", "key")] for m, n in self.map
         ]
@@ -78,11 +86,13 @@ class TinyBERT(Technique):
                 run.tap(run.teacher, theirs)
 
     def check(self, run: Run) -> None:
-        student, teacher = run.model.config, run.teacher.config
-        if student.num_attention_heads != teacher.num_attention_heads:
+        student, teacher = (
+            {m.config.num_attention_heads, *(heads for heads, _ in widths(m))} for m in (run.model, run.teacher)
+        )
+        if self.attention and (student != teacher or len(teacher) > 1):
             raise ValueError(
                 "distil/tinybert compares attention head by head; the student has "
-                f"{student.num_attention_heads} heads, the teacher {teacher.num_attention_heads}"
+                f"{listed(student)} heads, the teacher {listed(teacher)}: set attention to false"
             )
         deep = (len(blocks(run.model)), len(blocks(run.teacher)))
         for pair in self.layers or ():
@@ -97,8 +107,11 @@ class TinyBERT(Technique):
             return prediction_loss(s.logits, t.logits, self.temperature)
         mask_BL, heads = step.batch["attention_mask"], step.run.model.config.num_attention_heads
         loss = hidden_loss(self.project(s.hidden_states[0]), t.hidden_states[0], mask_BL)
-        for (m, n), ((q, q_t), (k, k_t)) in zip(self.map, self.names, strict=True):
+        for at, (m, n) in enumerate(self.map):
             loss = loss + hidden_loss(self.project(s.hidden_states[m]), t.hidden_states[n], mask_BL)
+            if not self.attention:
+                continue
+            (q, q_t), (k, k_t) = self.names[at]
             student_BHLL = attention_scores(s.taps[q], s.taps[k], heads)
             loss = loss + attention_loss(student_BHLL, attention_scores(t.taps[q_t], t.taps[k_t], heads), mask_BL)
         return loss

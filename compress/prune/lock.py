@@ -7,7 +7,7 @@ https://arxiv.org/abs/2111.05754, section 3.3: the pattern lock of the transfer 
 from dataclasses import dataclass
 
 from compress.technique import Run, Technique
-from compress.weights import Mask, linears, stack
+from compress.weights import Mask, linears, stack, zeros
 
 
 @dataclass
@@ -16,8 +16,7 @@ class PatternLock(Technique):
 
     def prepare(self, run: Run) -> None:
         layers = list(linears(run.model))
-        zeros = sum(int((layer.weight == 0).sum()) for _, layer in layers)
-        sparsity = zeros / sum(layer.weight.numel() for _, layer in layers)
+        sparsity = zeros(run.model)
         if sparsity < self.at_least:
             raise ValueError(
                 f"prune/lock keeps the zeros of a pruned model, but only {sparsity:.1%} of this one's weights are zero "

@@ -54,6 +54,7 @@ class MagnitudePruning(Technique):
 
     def prepare(self, run: Run) -> None:
         self.check()
+        run.settled = max(run.settled, self.last)
         self.pruned: list[tuple[nn.Parameter, Mask]] = []
         for name, layer in linears(run.model):
             check_fits(name, layer.weight, self.pattern)

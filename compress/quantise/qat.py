@@ -38,6 +38,37 @@ def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return scale, (-low / scale).round().clamp(0, 255).int()
 
 
+class RoundWeight(torch.autograd.Function):
+    """W -> s round(W / s), straight through: nothing is clipped where s comes from W's own largest magnitudes."""
+
+    @staticmethod
+    def forward(_: Any, weight: Tensor, scale: Tensor) -> Tensor:
+        return (weight * scale.reciprocal()).round_().mul_(scale)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class RoundInput(torch.autograd.Function):
+    """x -> (clip(round(x / s) + z, 0, 255) - z) s; the gradient is zero where it was clipped.
+
+    The bits of torch's own fake_quantize_per_tensor_affine, in passes that are vectorised on CPUs: a tenth of its time.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        integers = (x.float() * scale.reciprocal()).round_().add_(zero)
+        context.save_for_backward(integers)
+        context.dtype = x.dtype
+        return integers.clamp(0, 255).sub_(zero).mul_(scale)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (integers,) = context.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, integers, -0.5, 255.5).to(context.dtype), None, None
+
+
 class FakeQuantWeight(nn.Module):
     """W -> q s with q = round(W / s) in [-limit, limit]; the gradient passes as if nothing were rounded."""
 
@@ -50,8 +81,7 @@ class FakeQuantWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         self.scale.copy_(weight_scale(weight, self.limit))
-        zero = torch.zeros_like(self.scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight, self.scale, zero, 0, -self.limit, self.limit)
+        return RoundWeight.apply(weight, self.scale[:, None])
 
 
 class FakeQuantInput(nn.Module):
@@ -64,22 +94,31 @@ class FakeQuantInput(nn.Module):
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay
+        self.takers = 0  # layers that take in the same tensor
+        self.given: tuple[Tensor, Tensor, int] | None = None  # what came in last, its image, takers still to come
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
 
-    def observe(self, x: Tensor, mask_BL: Tensor | None) -> None:
-        low, high = torch.aminmax(x.detach().float(), dim=-1)
-        if mask_BL is not None and low.shape == mask_BL.shape:  # padding must not stretch the range
-            low, high = low.masked_fill(mask_BL == 0, torch.inf), high.masked_fill(mask_BL == 0, -torch.inf)
+    def observe(self, x: Tensor, padding_BL: Tensor | None) -> None:
+        x = x.detach()
+        low, high = x.amin(-1).float(), x.amax(-1).float()  # each vectorised, while aminmax is not
+        if padding_BL is not None and low.shape == padding_BL.shape:  # padding must not stretch the range
+            low, high = low.masked_fill(padding_BL, torch.inf), high.masked_fill(padding_BL, -torch.inf)
         keep = torch.where(self.seen, self.decay, 0.0)
         self.low.copy_(torch.lerp(low.amin(), self.low, keep))
         self.high.copy_(torch.lerp(high.amax(), self.high, keep))
         self.seen.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, zero = activation_grid(self.low, self.high)
-        return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, 255)
+        """Layers that share an input share its image; the last of them lets go of it."""
+        image, left = None, self.takers
+        if self.given is not None and self.given[0] is x:
+            _, image, left = self.given
+        if image is None:
+            image = RoundInput.apply(x, *activation_grid(self.low, self.high))
+        self.given = (x, image, left - 1) if left > 1 else None
+        return image
 
 
 def fake_quantise_rows(rows: Tensor) -> Tensor:
@@ -101,7 +140,7 @@ class QAT(Technique):
                 "quantise/qat: decay must be in [0, 1) and freeze in (0, 1], "
                 f"got decay {self.decay} and freeze {self.freeze}"
             )
-        self.run, self.mask = run, None
+        self.run, self.padding = run, None
         self.handles: list[Any] = [run.model.register_forward_pre_hook(self.remember, with_kwargs=True)]
         self.weights: dict[str, FakeQuantWeight] = {}
         self.inputs: dict[str, FakeQuantInput] = {}
@@ -121,15 +160,17 @@ class QAT(Technique):
 
         def hook(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
             if observes and module.training and self.run.progress < self.freeze:
-                quantiser.observe(args[0], self.mask)
+                quantiser.observe(args[0], self.padding)
             return (quantiser(args[0]),)
 
         _, self.weights[name] = stack(layer, lambda w: FakeQuantWeight(len(w), self.limit))
         self.inputs[name] = quantiser
+        quantiser.takers += 1
         self.handles.append(layer.register_forward_pre_hook(hook))
 
     def remember(self, _model: nn.Module, _args: Any, given: dict[str, Any]) -> None:
-        self.mask = given.get("attention_mask")
+        mask = given.get("attention_mask")
+        self.padding = None if mask is None else mask == 0
 
     def finish(self, run: Run) -> None:
         for handle in self.handles:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from compress.anatomy import blocks
+from compress.widths import keep_blocks
 
 PAPER = (0, 2, 4, 7, 9, 11)  # of 12, in the released code
 
@@ -37,10 +38,5 @@ class Truncated:
         if not kept or any(not 0 <= i < depth for i in kept):
             raise ValueError(f"students/truncated: the teacher's layers are 0 to {depth - 1}, got {list(kept)}")
         student = copy.deepcopy(teacher)
-        layers = blocks(student)
-        chosen = [copy.deepcopy(layers[i]) for i in kept]
-        del layers[:]
-        layers.extend(chosen)
-        depth_field = "n_layers" if student.config.model_type == "distilbert" else "num_hidden_layers"
-        setattr(student.config, depth_field, len(kept))
+        keep_blocks(student, kept)
         return student

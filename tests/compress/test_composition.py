@@ -9,15 +9,26 @@ import pytest
 import torch
 
 from compress import evaluate
+from compress.anatomy import blocks
 from compress.catalogue import TECHNIQUES, techniques
+from compress.prune import structured
 from compress.recipe import Choice, TrainRecipe
 from compress.technique import Run, Technique
 from compress.train import clipped_step, train
+from compress.widths import keep_blocks, shrink
 from tests.compress.toy import examples
 
 CHOICES = {name: Choice(use=name) for name in TECHNIQUES}
 CHOICES["prune/lock"] = Choice(use="prune/lock", at_least=0)  # the toy student is dense
 CHOICES["distil/tinybert, prediction"] = Choice(use="distil/tinybert", stage="prediction")
+
+
+@pytest.fixture(autouse=True)
+def arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacks take time by their units: files to be timed would cost each pair seconds."""
+    monkeypatch.setattr(
+        structured, "times", lambda _m, stacks, _s: [sum(1 + h + f for h, f in widths) for widths in stacks]
+    )
 
 
 def trained(student: Any, teacher: Any, chosen: tuple[Choice, ...], folder: Path, **options: Any) -> Run:
@@ -27,8 +38,13 @@ def trained(student: Any, teacher: Any, chosen: tuple[Choice, ...], folder: Path
     return run
 
 
-def assert_plain(run: Run, student: Any, shapes: dict[str, torch.Size]) -> None:
-    assert type(run.model) is type(student)
+def assert_plain(run: Run, begun: Any) -> None:
+    """`begun` is a copy of the student as it was before; techniques that cut it said what they keep."""
+    assert type(run.model) is type(begun)
+    keep_blocks(begun, range(len(blocks(run.model))))
+    if run.keep is not None:
+        shrink(begun, run.keep)
+    shapes = {name: value.shape for name, value in begun.state_dict().items()}
     assert {name: value.shape for name, value in run.model.state_dict().items()} == shapes
     assert all(torch.isfinite(value).all() for value in run.model.state_dict().values())
     hooks = [h for m in run.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())]
@@ -38,21 +54,21 @@ def assert_plain(run: Run, student: Any, shapes: dict[str, torch.Size]) -> None:
 
 @pytest.mark.parametrize("pair", list(itertools.permutations(CHOICES, 2)), ids=" + ".join)
 def test_pair_leaves_a_plain_student(pair: tuple[str, str], student: Any, teacher: Any, tmp_path: Path) -> None:
-    shapes = {name: value.shape for name, value in student.state_dict().items()}
+    begun = copy.deepcopy(student)
     before = [p.clone() for p in teacher.parameters()]
 
     chosen = (Choice(use="supervised"), *(CHOICES[name] for name in pair))
     run = trained(student, teacher, chosen, tmp_path)
 
-    assert_plain(run, student, shapes)
+    assert_plain(run, begun)
     assert len(run.terms) == 1 + sum(type(t).loss is not Technique.loss for t in [*run.techniques.values()][1:])
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
 
 
 def test_all_at_once_in_micro_batches(student: Any, teacher: Any, tmp_path: Path) -> None:
-    shapes = {name: value.shape for name, value in student.state_dict().items()}
+    begun = copy.deepcopy(student)
     run = trained(student, teacher, tuple(CHOICES.values()), tmp_path, accumulate=3, precision="bf16")
-    assert_plain(run, student, shapes)
+    assert_plain(run, begun)
     assert set(run.terms) == {name for name, t in run.techniques.items() if type(t).loss is not Technique.loss}
 
 

@@ -25,6 +25,7 @@ from compress.distil.tinybert import (
 from compress.students.truncated import Truncated, spread
 from compress.supervised import Supervised, task_loss
 from compress.technique import Run, Step, Technique
+from compress.widths import Keep, shrink
 
 
 def value_of(technique: Technique, student: nn.Module, teacher: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
@@ -172,6 +173,20 @@ def test_tinybert_refuses_layers_that_are_not_there(student: Any, teacher: Any, 
 def test_tinybert_refuses_other_numbers_of_heads(student: Any, teacher: Any, batch: Any) -> None:
     student.config.num_attention_heads = 4
     with pytest.raises(ValueError, match="4 heads, the teacher 2"):
+        value_of(TinyBERT(), student, teacher, batch)
+
+
+def test_tinybert_without_attention_takes_a_student_with_heads_of_its_own(teacher: Any, batch: Any) -> None:
+    """Oracle: what cuts only heads and neurons that reach nothing leaves every hidden state, so the loss is zero."""
+    keep = [Keep((1,), (0, 1, 2)), Keep((), ())] + [Keep((0, 1), tuple(range(32)))] * 2
+    with torch.no_grad():
+        for block, kept in zip(blocks(teacher), keep, strict=True):
+            block.attention.output.dense.weight[:, [8 * h + i for h in {0, 1} - {*kept.heads} for i in range(8)]] = 0
+            block.output.dense.weight[:, [n for n in range(32) if n not in kept.neurons]] = 0
+    student = copy.deepcopy(teacher)
+    shrink(student, keep)
+    assert value_of(TinyBERT(attention=False), student, teacher, batch).item() == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="0 or 1 or 2 heads, the teacher 2: set attention to false"):
         value_of(TinyBERT(), student, teacher, batch)
 
 

@@ -82,9 +82,9 @@ def test_gradient_passes_inside_the_range_and_stops_outside() -> None:
 def test_ranges_move_slowly_and_leave_padding_out() -> None:
     quantiser = FakeQuantInput(decay=0.75)
     x = torch.tensor([[[-1.0, 1.0], [-100.0, 100.0]]])
-    quantiser.observe(x, torch.tensor([[1, 0]]))
+    quantiser.observe(x, torch.tensor([[False, True]]))
     assert (quantiser.low.item(), quantiser.high.item()) == (-1, 1)
-    quantiser.observe(5 * x, torch.tensor([[1, 0]]))
+    quantiser.observe(5 * x, torch.tensor([[False, True]]))
     assert quantiser.high.item() == pytest.approx(0.75 * 1 + 0.25 * 5)
 
 
