@@ -36,7 +36,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             if (error.name or "").partition(".")[0] in ROOMS:
                 raise
             name = function.__name__
-            print(f"error: bantam {name} needs {error.name}: pip install 'bantam[{name}]'", file=sys.stderr)
+            extra = {"study": "compress"}.get(name, name)
+            print(f"error: bantam {name} needs {error.name}: pip install 'bantam[{extra}]'", file=sys.stderr)
             raise typer.Exit(2) from None
         except OSError as error:
             print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
@@ -59,6 +60,9 @@ def compress(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Lay key.path=value over the recipe.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run, or keep a finished one.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what is there, once the new one is whole.")] = False,
+    share: Annotated[
+        Path | None, typer.Option(help="Keep stages there, for runs that begin alike.", metavar="DIR")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune the teacher, train the student, export it and measure it against the teacher."""
@@ -69,7 +73,7 @@ def compress(
     chosen = Recipe.read(recipe, settings or [])
     from compress.pipeline import compress as run
 
-    made = run(chosen, out, resume=resume, force=force)
+    made = run(chosen, out, resume=resume, force=force, share=share)
     if is_first_process():
         result = {"artefact": str(made.root), "served": made.manifest.served, "metrics": made.manifest.metrics}
         answer(result, as_json, f"{made.root} is ready: bantam serve {made.root}")
@@ -84,6 +88,40 @@ def inspect(artefact: Artefact, as_json: Json = False) -> None:
     if not as_json:
         show(found)
     answer(found, as_json)
+
+
+@command
+def pack(
+    artefact: Artefact,
+    out: Annotated[Path, typer.Option(help="Where the packed artefact goes.", metavar="DIR")],
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Keep the fp32 ONNX file and the torch weights as well.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there, once the new one is whole.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make it small for download: without the zeros of pruned weights. All commands take a packed artefact as it is."""
+    from serve.inspect import show_storage
+    from serve.packing.pack import pack as run
+
+    packed = run(artefact, out, everything=everything, force=force)
+    if not as_json:
+        show_storage(packed.storage)
+    answer({"artefact": str(out), "storage": packed.storage}, as_json, f"{out} is ready: bantam serve {out}")
+
+
+@command
+def unpack(
+    artefact: Annotated[Path, typer.Argument(help="Folder written by `bantam pack`.", metavar="ARTEFACT")],
+    out: Annotated[Path, typer.Option(help="Where the ordinary artefact goes.", metavar="DIR")],
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there, once the new one is whole.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an ordinary artefact of a packed one; loading one does the same in the user's cache."""
+    from serve.packing.unpack import unpack as run
+
+    made = run(artefact, out, force=force)
+    answer({"artefact": str(made.root), "served": made.manifest.served}, as_json, f"{made.root} is ready")
 
 
 @command
@@ -141,6 +179,28 @@ def bench(
     )
     if not sys.stdout.isatty():  # a person has just seen the table
         print(markdown(report))
+
+
+@command
+def study(
+    source: Annotated[Path, typer.Argument(help="A YAML file: arms, tasks, seeds.", metavar="STUDY.yaml")],
+    out: Annotated[Path, typer.Option(help="Where runs, tables and plots go.", metavar="DIR")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what DIR holds, finished runs kept.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run anew what has another recipe now.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once; they share the cores.")] = 1,
+    spare: Annotated[float, typer.Option(min=0, help="GiB of memory to leave free.", metavar="GIB")] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Run arms x tasks x seeds, and tell means, spreads and paired differences."""
+    from benchmarks.study.report import summary, write_all
+    from benchmarks.study.table import markdown
+    from compress.study.run import run_study
+
+    def tell(results: dict[str, Any]) -> None:
+        write_all(results, out)
+
+    results = run_study(source, out, resume=resume, force=force, at_once=jobs, spare=spare, changed=tell)
+    answer({"study": str(out), "arms": summary(results)}, as_json, markdown(results))
 
 
 @command

@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from benchmarks.plots import STYLE, all_plots
+from benchmarks.draw import STYLE
+from benchmarks.plots import all_plots
 from benchmarks.report import Report, Row, batches, cells, conditions, header, lines, number, share
 
 PAGE_STYLE = """

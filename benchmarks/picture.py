@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from benchmarks.plots import standalone, throughput
+from benchmarks.draw import standalone
+from benchmarks.plots import throughput
 from benchmarks.report import read
 
 

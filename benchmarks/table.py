@@ -1,4 +1,4 @@
-"""Committed reports as Markdown tables.
+"""Committed reports of `bantam bench`, `bantam study` and `python -m benchmarks.storage` as Markdown tables.
 
 `python -m benchmarks.table FILE.json ...` prints them. `python -m benchmarks.table --into DOCUMENT.md ...` writes
 them into documents, between a line `<!-- table: path/of/report.json -->` and the next `<!-- end -->`; paths start
@@ -11,9 +11,12 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks.report import markdown, read
+from benchmarks import report as bench
+from benchmarks import storage
+from benchmarks.study import results as study
+from benchmarks.study.table import markdown as study_markdown
 
-__all__ = ["filled", "main", "markdown"]
+__all__ = ["filled", "main", "rendered"]
 
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -22,9 +25,18 @@ def filled(document: Path) -> str:
     """The text of `document` with each of its tables made anew from the report that it names."""
 
     def table(block: re.Match[str]) -> str:
-        return f"{block[1]}\n{markdown(read(document.parent / block[2])).strip()}\n\n{block[3]}"
+        return f"{block[1]}\n{rendered(document.parent / block[2]).strip()}\n\n{block[3]}"
 
     return BLOCK.sub(table, document.read_text(encoding="utf-8"))
+
+
+def rendered(path: Path) -> str:
+    """The tables of a report, whichever of the commands wrote it."""
+    if storage.is_storage(path):
+        return storage.markdown(storage.read(path))
+    if study.is_study(path):
+        return study_markdown(study.read(path))
+    return bench.markdown(bench.read(path))
 
 
 def main(arguments: list[str]) -> int:
@@ -36,7 +48,7 @@ def main(arguments: list[str]) -> int:
             for document in map(Path, arguments[1:]):
                 document.write_text(filled(document), encoding="utf-8")
         else:
-            print("\n".join(markdown(read(Path(report))) for report in arguments), end="")
+            print("\n".join(rendered(Path(report)) for report in arguments), end="")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

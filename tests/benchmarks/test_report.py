@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from benchmarks import html, plots, table
+from benchmarks import draw, html, plots, table
 from benchmarks import report as reports
 
 Report = dict[str, Any]
@@ -85,7 +85,7 @@ def test_tables_are_filled_into_documents(tmp_path: Path, report: Report) -> Non
     document.write_text("before\n<!-- table: r.json -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
     assert table.main(["--into", str(document)]) == 0
     text = document.read_text(encoding="utf-8")
-    assert table.markdown(report).strip() in text and "old" not in text
+    assert reports.markdown(report).strip() in text and "old" not in text
     assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n")
     assert table.filled(document) == text
 
@@ -170,7 +170,7 @@ def test_plots_are_well_formed_and_have_a_mark_a_row(report: Report) -> None:
     assert len(bars) == len(report["rows"]) == 10
     points = ElementTree.fromstring(plots.accuracy_against_latency(report)).findall(f".//{space}title")
     assert len(points) == 5
-    ElementTree.fromstring(plots.standalone(plots.sizes(report)))
+    ElementTree.fromstring(draw.standalone(plots.sizes(report)))
 
 
 def test_names_in_the_scatter_plot_do_not_cover_each_other(report: Report) -> None:
