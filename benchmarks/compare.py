@@ -66,6 +66,16 @@ def busy(table: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
+def without_amx(planned: Plan, described: dict[str, Any]) -> list[str]:
+    """A note where OpenVINO's option for sparse weights is measured on a processor that it does nothing for."""
+    if "amx_int8" in described["flags"] or not any(spec.runtime == "openvino-sparse" for spec in planned.specs):
+        return []
+    return [
+        "OpenVINO's option for sparse weights needs AMX, which this processor has not: the rows of openvino-sparse are "
+        "those of openvino measured once more"
+    ]
+
+
 def speedup(windows: Sequence[measure.Window], reference: Sequence[measure.Window]) -> dict[str, Any]:
     """Median and range of the ratios of rates within a round; the same of CPU time, which a busy machine spares."""
     pairs = list(zip(windows, reference, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.targets import Spec
 from serve.artefact import Artefact, load
+from serve.engines import SPARSE
 
 HTTP = " (HTTP)"
 
@@ -35,6 +37,8 @@ def plan(
     students = tuple(one for one in loaded if one.root.resolve() != big.root.resolve())
     for student in students:
         _comparable(big, student)
+    if "torch" in runtimes:
+        _whole(big)
     specs = _teacher_specs(big, device, threads, runtimes)
     for name, student in zip(_names(students), students, strict=True):
         specs += _student_specs(name, student, device, threads, runtimes)
@@ -61,6 +65,16 @@ def find_teacher(students: Sequence[Artefact]) -> Path:
     if not folder.is_dir():
         raise ValueError(f"the teacher {key} is not in the cache ({folder}): pass it as --teacher DIR")
     return folder
+
+
+def _whole(teacher: Artefact) -> None:
+    """ValueError for a teacher that transformers alone would fill up with random weights."""
+    config = teacher.root / "config.json"
+    if config.is_file() and "bantam_widths" in json.loads(config.read_text(encoding="utf-8")):
+        raise ValueError(
+            f"{teacher.manifest.name} was cut to fewer heads or neurons, and torch rows need a model that transformers "
+            "can load: pass the teacher that it was cut from as --teacher DIR"
+        )
 
 
 def _comparable(teacher: Artefact, student: Artefact) -> None:
@@ -96,13 +110,16 @@ def _student_specs(name: str, student: Artefact, device: str, threads: int, runt
 def _session_specs(artefact: Artefact, device: str, *, with_openvino_fp32: bool) -> list[tuple[str, str, str]]:
     """Runtime, precision and model key. INT8 files are for CPUs: on CUDA their integer nodes would run on the host.
 
-    OpenVINO gets the static file where there is one: it has no fast path for onnxruntime's dynamic INT8.
+    OpenVINO gets the static file where there is one: it has no fast path for onnxruntime's dynamic INT8. Where half
+    of the weights are zero it runs once more, with its option for sparse weights.
     """
     models = artefact.manifest.models
     chosen = [("onnxruntime", "fp32", "fp32")] if "fp32" in models else []
     if device == "cpu" and "int8" in models:
         static = "int8-static" if "int8-static" in models else "int8"
         chosen += [("onnxruntime", "int8", "int8"), ("openvino", "int8", static)]
+        if max(artefact.manifest.sparsity.values(), default=0) >= SPARSE:
+            chosen += [("openvino-sparse", "int8", static)]
     if with_openvino_fp32 and "fp32" in models and device == "cpu":
         chosen += [("openvino", "fp32", "fp32")]
     return chosen

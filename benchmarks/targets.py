@@ -31,7 +31,7 @@ class Spec:
 
     target: str  # "teacher", or the artefact's name, with " (HTTP)" for the service
     root: str  # the artefact's folder
-    runtime: str  # "torch", "onnxruntime", "openvino"
+    runtime: str  # "torch", or one of serve.engines
     precision: str  # "fp32", "bf16", "int8"
     device: str  # "cpu", "cuda"
     threads: int
@@ -167,7 +167,7 @@ def available(device: str) -> tuple[list[str], list[str]]:
     if device == "cpu":
         has = machine.version("openvino") is not None
         note = "OpenVINO is not installed, so its rows are missing: pip install 'bantam[openvino]'"
-        return ["torch", "onnxruntime", *(["openvino"] if has else [])], [] if has else [note]
+        return ["torch", "onnxruntime", *(["openvino", "openvino-sparse"] if has else [])], [] if has else [note]
     import onnxruntime
     import torch
 

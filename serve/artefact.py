@@ -14,11 +14,13 @@ from serve.errors import ArtefactError
 from serve.manifest import (
     FORMAT,
     MANIFEST,
+    PACKED,
     PICKLES,
     Encoder,
     FileEntry,
     Manifest,
     Model,
+    PackedManifest,
     Task,
     first_complaint,
     sha256_of,
@@ -45,6 +47,7 @@ __all__ = [
 class Artefact:
     root: Path
     manifest: Manifest
+    source: Path | None = None  # the packed artefact that `root` was unpacked from, if it was
 
     def path(self, model: str) -> Path:
         """The file of a key of `manifest.models`."""
@@ -70,18 +73,22 @@ class Artefact:
 def load(path: Path | str, *, verify: bool = True) -> Artefact:
     """The artefact at `path`, each of its files checked against its size and sha256.
 
+    A packed one is unpacked into the user's cache the first time, and found there from then on.
     Raises ArtefactError, one line that names the file, when anything is missing, damaged or not understood.
     `verify=False` leaves out the hashes (not the sizes) where the same process has just written them.
     """
     root = Path(path)
-    manifest = _read_manifest(root)
-    _refuse_unlisted(root, manifest)
-    for name, entry in sorted(manifest.files.items()):
-        _check_file(root, name, entry, hashed=verify)
+    manifest = read_manifest(root)
+    check_files(root, manifest, verify=verify)
+    if isinstance(manifest, PackedManifest):
+        from serve.packing.unpack import installed  # only here: a Bento holds no packed artefacts, nor this code
+
+        return Artefact(installed(root, manifest, verify=verify), manifest.unpacked(), source=root)
     return Artefact(root, manifest)
 
 
-def _read_manifest(root: Path) -> Manifest:
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of the artefact at `root`, checked by itself; no other file is looked at."""
     path = root / MANIFEST
     if not root.is_dir():
         raise ArtefactError(f"{root} is not a folder; an artefact is a folder with a {MANIFEST}")
@@ -94,17 +101,24 @@ def _read_manifest(root: Path) -> Manifest:
     if not isinstance(content, dict):
         raise ArtefactError(f"{path} must hold a JSON object, got {type(content).__name__}")
     found = content.get("format")
-    if isinstance(found, int) and found > FORMAT:
+    if isinstance(found, int) and found > PACKED:
         raise ArtefactError(
-            f"{path} has format {found}, newer than the {FORMAT} that this Bantam reads; run: pip install -U bantam"
+            f"{path} has format {found}, newer than the {PACKED} that this Bantam reads; run: pip install -U bantam"
         )
     try:
-        manifest = Manifest.model_validate(content)
+        manifest = (PackedManifest if found == PACKED else Manifest).model_validate(content)
     except ValidationError as error:
         raise ArtefactError(f"{path}: {first_complaint(error)}") from None
     if not manifest.files:
         raise ArtefactError(f"{path}: files is empty, so nothing can be verified")
     return manifest
+
+
+def check_files(root: Path, manifest: Manifest, *, verify: bool = True) -> None:
+    """ArtefactError unless `root` holds what the manifest lists, and nothing that could be taken for it."""
+    _refuse_unlisted(root, manifest)
+    for name, entry in sorted(manifest.files.items()):
+        _check_file(root, name, entry, hashed=verify)
 
 
 def _check_file(root: Path, name: str, entry: FileEntry, *, hashed: bool) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serve.artefact import Artefact, load
+from serve.artefact import Artefact, load, read_manifest
+from serve.manifest import PackedManifest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def report(artefact: Artefact | Path | str) -> dict[str, Any]:
-    """The manifest as JSON would hold it, with sizes in bytes; every checksum has been verified."""
+    """The manifest as JSON would hold it, with sizes in bytes; every checksum has been verified.
+
+    Of a packed artefact it is what it unpacks to, with "packed": its own size and what packing gained.
+    """
     loaded = load(artefact.root if isinstance(artefact, Artefact) else artefact)
     models = {
         key: {
@@ -27,7 +31,14 @@ def report(artefact: Artefact | Path | str) -> dict[str, Any]:
         "path": str(loaded.root),
         "size": loaded.size(),
         "verified": True,
+        **({"packed": _packed(loaded.source)} if loaded.source else {}),
     }
+
+
+def _packed(source: Path) -> dict[str, Any]:
+    manifest = read_manifest(source)
+    assert isinstance(manifest, PackedManifest)
+    return {"path": str(source), "size": Artefact(source, manifest).size(), "storage": manifest.storage}
 
 
 def show(report: dict[str, Any], console: "Console | None" = None) -> None:
@@ -46,6 +57,8 @@ def show(report: dict[str, Any], console: "Console | None" = None) -> None:
     _row(facts, "metric", task["metric"])
     _row(facts, "encoder", f"{encoder['kind']}, at most {encoder['max_length']} tokens")
     _row(facts, "size", _bytes(report["size"]))
+    if "packed" in report:
+        _row(facts, "packed", f"{_bytes(report['packed']['size'])}: {report['packed']['path']}")
     if report["teacher"]:
         _row(facts, "teacher", _short(report["teacher"]))
     if report["recipe"]:
@@ -58,6 +71,25 @@ def show(report: dict[str, Any], console: "Console | None" = None) -> None:
         table = _table("pattern", "zeros", title="sparsity")
         for pattern, share in report["sparsity"].items():
             _row(table, pattern, f"{share:.1%}")
+        console.print(table)
+    if "packed" in report:
+        show_storage(report["packed"]["storage"], console)
+
+
+def show_storage(storage: dict[str, Any], console: "Console | None" = None) -> None:
+    """Print sizes and ratios of each packed model, by default on standard output."""
+    from serve.packing.ratios import lines
+
+    if console is None:
+        from rich.console import Console
+
+        console = Console()
+    for key, measured in storage.items():
+        sparsity = measured["encoder"].get("sparsity", 0.0)
+        title = f"{key}: {sparsity:.1%} of the encoder's INT8 weights are zero"
+        table = _table("what", "size", "gzipped", "below fp32", title=title)
+        for what, size, gzipped, ratio in lines(measured):
+            _row(table, what, _bytes(size), _bytes(gzipped) if gzipped else "-", f"{ratio:.1f}x" if ratio else "-")
         console.print(table)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 FORMAT: Literal[1] = 1
+PACKED: Literal[2] = 2  # the format of an artefact for downloading, see serve.packing
 MANIFEST = "manifest.json"
 PICKLES = (".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", "pytorch_model.bin")
 
@@ -95,6 +96,45 @@ class Manifest(Frozen):
     def needed(self) -> tuple[str, ...]:
         """Paths of the files that the manifest itself refers to."""
         return (self.encoder.file, *(model.path for model in self.models.values()))
+
+
+class Packed(FileEntry):
+    """An ONNX file (its sha256 and size) that a container unpacks to."""
+
+    container: str  # the file that lies in its stead
+
+
+class PackedManifest(Manifest):
+    """An artefact for downloading: `models` names files that are there only once it is unpacked."""
+
+    format: Literal[2] = PACKED  # type: ignore[assignment]
+    packed: dict[str, Packed] = Field(min_length=1)  # by the path that it unpacks to
+    storage: dict[str, Any] = {}  # sizes and ratios by model, see serve.packing.ratios
+
+    @field_validator("packed")
+    @classmethod
+    def safe_packed(cls, packed: dict[str, Packed]) -> dict[str, Packed]:
+        cls.safe_files({**packed})
+        return packed
+
+    @model_validator(mode="after")
+    def one_file_a_path(self) -> Self:
+        both = sorted(self.packed.keys() & self.files.keys())
+        if both:
+            raise ValueError(f"{both[0]!r} is among files and unpacked as well")
+        return self
+
+    def needed(self) -> tuple[str, ...]:
+        there = (path for path in super().needed() if path not in self.packed)
+        return (*there, *(entry.container for entry in self.packed.values()))
+
+    def unpacked(self) -> Manifest:
+        """What the artefact says of itself once it is unpacked."""
+        containers = {entry.container for entry in self.packed.values()}
+        files = {path: entry for path, entry in self.files.items() if path not in containers}
+        files |= {path: FileEntry(sha256=entry.sha256, size=entry.size) for path, entry in self.packed.items()}
+        content = self.model_dump(exclude={"format", "packed", "storage", "files"})
+        return Manifest.model_validate({**content, "files": dict(sorted(files.items()))})
 
 
 def check_relative(path: str) -> None:

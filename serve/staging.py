@@ -50,7 +50,7 @@ def seal(staging: Path, manifest: Manifest) -> Manifest:
         if path.is_file() and name != MANIFEST:
             files[name] = FileEntry(sha256=sha256_of(path), size=path.stat().st_size)
     try:
-        sealed = Manifest.model_validate({**manifest.model_dump(), "files": files})
+        sealed = type(manifest).model_validate({**manifest.model_dump(), "files": files})
     except ValidationError as error:
         raise ArtefactError(f"{MANIFEST}: {first_complaint(error)}") from None
     (staging / MANIFEST).write_text(sealed.model_dump_json(indent=2) + "\n", encoding="utf-8")

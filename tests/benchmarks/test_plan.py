@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks import plan, targets
 from benchmarks.run import _cells, _text_sets, _width
-from serve.artefact import load
+from serve.artefact import load, seal
 
 ALL = ("torch", "onnxruntime", "openvino")
 
@@ -92,6 +94,18 @@ def test_artefacts_that_answer_other_questions_cannot_be_compared(teacher: Path,
         changed = type(small)(small.root, small.manifest.model_copy(update={"task": task}))
         with pytest.raises(ValueError, match=message):
             plan._comparable(big, changed)
+
+
+def test_a_teacher_that_was_cut_is_refused_for_torch(teacher: Path, student: Path, tmp_path: Path) -> None:
+    """transformers alone would build full widths and draw what the file does not hold."""
+    cut = shutil.copytree(teacher, tmp_path / "cut")
+    config = json.loads((cut / "config.json").read_text(encoding="utf-8"))
+    (cut / "config.json").write_text(json.dumps(config | {"bantam_widths": [[1, 8]]}), encoding="utf-8")
+    seal(cut, load(teacher).manifest)
+    with pytest.raises(ValueError, match="was cut to fewer heads .* pass the teacher that it was cut from"):
+        planned([student], cut)
+    only = plan.plan([student], teacher=cut, device="cpu", threads=1, runtimes=["onnxruntime"], http=False)
+    assert {spec.runtime for spec in only.specs} == {"onnxruntime"}
 
 
 def test_a_device_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,8 +78,8 @@ def test_a_manifest_that_is_no_object_is_refused(copy: Path) -> None:
 
 
 def test_a_newer_format_asks_for_an_upgrade(copy: Path) -> None:
-    edit(copy, format=2, something="new")
-    refused(copy, "format 2, newer than the 1 .* pip install -U bantam")
+    edit(copy, format=3, something="new")
+    refused(copy, "format 3, newer than the 2 .* pip install -U bantam")
 
 
 @pytest.mark.parametrize(
