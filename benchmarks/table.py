@@ -1,4 +1,4 @@
-"""Committed reports of `bantam bench`, `bantam study` and `python -m benchmarks.storage` as Markdown tables.
+"""Committed reports of `bantam bench`, `bantam study`, `benchmarks.shapes` and `benchmarks.storage` as Markdown tables.
 
 `python -m benchmarks.table FILE.json ...` prints them. `python -m benchmarks.table --into DOCUMENT.md ...` writes
 them into documents, between a line `<!-- table: path/of/report.json -->` and the next `<!-- end -->`; paths start
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import report as bench
-from benchmarks import storage
+from benchmarks import shapes, storage
 from benchmarks.study import results as study
 from benchmarks.study.table import markdown as study_markdown
 
@@ -34,6 +34,8 @@ def rendered(path: Path) -> str:
     """The tables of a report, whichever of the commands wrote it."""
     if storage.is_storage(path):
         return storage.markdown(storage.read(path))
+    if shapes.is_shapes(path):
+        return shapes.markdown(shapes.read(path))
     if study.is_study(path):
         return study_markdown(study.read(path))
     return bench.markdown(bench.read(path))

@@ -1,0 +1,45 @@
+"""Models alone at fixed lengths."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import shapes, table
+
+
+def test_a_report_holds_every_target_and_shape(
+    student: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "shapes.json"
+    options = ["--batches", "1", "4", "--lengths", "8", "16", "--rounds", "2", "--json", str(out)]
+    assert shapes.main([str(teacher), str(student), "--runtimes", "onnxruntime", *options]) == 0
+    report = json.loads(out.read_text())
+    assert [row["name"] for row in report["rows"]] == [teacher.name, student.name]
+    for row in report["rows"]:
+        assert set(row["calls"]) == {"1x8", "1x16", "4x8", "4x16"}
+        assert all(len(call["seconds"]) == 2 and min(call["seconds"]) > 0 for call in row["calls"].values())
+        assert all(call["group"] == 1 for call in row["calls"].values())  # the dynamic file shares one range
+    printed = capsys.readouterr().out
+    assert printed == table.rendered(out) and "1.00x [1.00, 1.00]" in printed
+
+
+def test_groups_are_tried_where_mates_do_not_matter(student: Path, tmp_path: Path) -> None:
+    found = shapes.targets([student], ["onnxruntime"], "fp32", threads=1)
+    report = shapes.measure(found, [4], [8], 1)
+    assert report["rows"][0]["calls"]["4x8"]["group"] in (1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--runtimes", "tensorrt"], "runtimes must be among"),
+        (["--model", "int4"], "has no model 'int4'"),
+        (["--lengths", "0"], "1 or more"),
+    ],
+)
+def test_bad_input_is_one_line(more: list[str], complaint: str, student: Path, capsys: pytest.CaptureFixture) -> None:
+    assert shapes.main([str(student), *more]) == 2
+    assert complaint in capsys.readouterr().err
