@@ -1,9 +1,9 @@
 """The rule of the house: benchmarks -> serve <- compress; serve without torch; the command line imports rooms late."""
 
 import ast
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,11 +114,13 @@ def test_all_of_serve_imports_where_torch_and_the_other_rooms_are_missing() -> N
 
 
 def test_help_answers_within_half_a_second() -> None:
+    """Of processor time: other processes may have the machine."""
     times = []
-    while len(times) < 3 or (min(times) >= 0.5 and len(times) < 6):  # other processes may have the machine
-        start = time.perf_counter()
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-m", "bantam", "--help"], cwd=ROOT, capture_output=True, text=True)
-        times.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
         assert "compress" in done.stdout
     assert min(times) < 0.5, times

@@ -126,7 +126,7 @@ class Judge:
         if fp32 is None or np.isnan(fp32):
             return None
         drop = worth(self.metric, fp32) - worth(self.metric, metric)
-        if not drop <= self.max_drop:
+        if not drop <= self.max_drop + 1e-9:  # 0.842 - 0.852 is more than 0.01 in floating point
             return f"{self.metric} {metric:.4f} is {drop:.4f} worse than fp32's, limit {self.max_drop}"
         return None
 

@@ -167,6 +167,7 @@ def test_a_broken_candidate_is_refused_and_fp32_is_served_loudly(
 def test_a_drop_of_the_metric_is_refused(judge: Judge) -> None:
     assert judge._dropped(0.90, 0.94) is None
     assert "worse than fp32" in str(judge._dropped(0.90, 0.96))
+    assert judge._dropped(0.842, 0.842 + judge.max_drop) is None  # just at the limit, where floating point is above it
     assert "worse than fp32" in str(judge._dropped(float("nan"), 0.96))
     assert judge._dropped(0.5, float("nan")) is None
 
