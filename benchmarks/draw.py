@@ -13,15 +13,17 @@ Scale = Callable[[float], float]  # value -> pixels
 
 STYLE = """
 :root { --paper: #fcfcfb; --card: #ffffff; --ink: #1b1b1a; --soft: #5f5e5a; --line: #dedcd6; --grid: #eceae5;
-  --torch: #b0552d; --onnxruntime: #2a6fc9; --openvino: #14866d; --http: #7a52b8; --other: #6b6a66; }
+  --torch: #b0552d; --bantam: #c2271f; --onnxruntime: #2a6fc9; --openvino: #14866d; --http: #7a52b8; --other: #6b6a66; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #161615; --card: #1e1e1c; --ink: #ecebe6; --soft: #a9a79f; --line: #3a3936; --grid: #2a2927;
-    --torch: #ea8f63; --onnxruntime: #6ba6f2; --openvino: #3cc2a0; --http: #b493ec; --other: #a9a79f; } }
+    --torch: #ea8f63; --bantam: #ff7a70; --onnxruntime: #6ba6f2; --openvino: #3cc2a0; --http: #b493ec;
+    --other: #a9a79f; } }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: var(--ink); }
 svg .soft { fill: var(--soft); } svg .grid { stroke: var(--grid); } svg .axis { stroke: var(--line); }
 svg .name { paint-order: stroke; stroke: var(--card); stroke-width: 3px; stroke-linejoin: round; }
 svg .num { font-variant-numeric: tabular-nums; }
-svg .torch { --c: var(--torch); } svg .onnxruntime { --c: var(--onnxruntime); } svg .openvino { --c: var(--openvino); }
+svg .torch { --c: var(--torch); } svg .bantam { --c: var(--bantam); }
+svg .onnxruntime { --c: var(--onnxruntime); } svg .openvino { --c: var(--openvino); }
 svg .http { --c: var(--http); } svg .other { --c: var(--other); }
 svg .mark { fill: var(--c); stroke: var(--card); stroke-width: 1.5; } svg .bar { fill: var(--c); }
 svg .pale { opacity: .5; } svg .span { stroke: var(--c); stroke-width: 1.5; opacity: .55; }

@@ -14,7 +14,7 @@ from benchmarks import draw
 from benchmarks.draw import CHARACTER, WIDTH
 from benchmarks.report import Report, Row, batches, lines, number, share
 
-RUNTIMES = ("torch", "onnxruntime", "openvino", "http")
+RUNTIMES = ("torch", "bantam", "onnxruntime", "openvino", "http")
 
 # --- accuracy against latency
 

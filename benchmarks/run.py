@@ -55,9 +55,9 @@ def bench(
     """The report (schema 1), shown on the console, and written to `json_path` and `html_path` where given.
 
     limit: evaluation rows at most, None for all. windows, seconds: rounds of timed windows and the least length of
-    each. clients: connections of the concurrent HTTP rows, 1 for none. runtimes: some of "torch", "onnxruntime",
-    "openvino", "openvino-sparse", None for all that are there. What is wrong with the input is a ValueError before
-    anything is measured.
+    each. clients: connections of the concurrent HTTP rows, 1 for none. runtimes: some of "torch", "bantam",
+    "onnxruntime", "openvino", "openvino-sparse", None for all that are there. What is wrong with the input is a
+    ValueError before anything is measured.
     """
     console = console or Console(stderr=True)
     _check(threads, batches, windows, seconds, clients, (json_path, html_path))
@@ -165,9 +165,9 @@ def _open_all(
             try:
                 remote = Remote(spec, texts)
             except ValueError as error:
-                if not spec.runtime.startswith("openvino"):
+                if not spec.runtime.startswith(("bantam", "openvino")):
                     raise
-                notes.append(f"left out, OpenVINO cannot run this file: {error}")
+                notes.append(f"left out, {spec.runtime} cannot run this file: {error}")
                 continue
             remotes[spec] = remote
             stack.callback(remote.close)

@@ -165,9 +165,19 @@ def available(device: str) -> tuple[list[str], list[str]]:
         raise ValueError(f'device must be "cpu" or "cuda", got {device!r}')
     _require("torch", "transformers", "onnxruntime")
     if device == "cpu":
-        has = machine.version("openvino") is not None
-        note = "OpenVINO is not installed, so its rows are missing: pip install 'bantam[openvino]'"
-        return ["torch", "onnxruntime", *(["openvino", "openvino-sparse"] if has else [])], [] if has else [note]
+        from serve.engine.library import Declined, library
+
+        there, notes = ["torch", "bantam", "onnxruntime"], []
+        try:
+            library()
+        except Declined as declined:
+            there.remove("bantam")
+            notes.append(f"rows of our own engine are missing: {declined}")
+        if machine.version("openvino") is None:
+            notes.append("OpenVINO is not installed, so its rows are missing: pip install 'bantam[openvino]'")
+        else:
+            there += ["openvino", "openvino-sparse"]
+        return there, notes
     import onnxruntime
     import torch
 

@@ -97,9 +97,20 @@ def openvino_sparse(path: Path, *, device: str, threads: int) -> Engine:
     return openvino(path, device=device, threads=threads, sparse=SPARSE)
 
 
+def bantam(path: Path, *, device: str, threads: int) -> Engine:
+    """Our own engine, see `serve.engine`: for INT8 encoders of the BERT family."""
+    try:
+        from serve.engine.runtime import bantam as opened
+    except ModuleNotFoundError as error:
+        raise BackendError("runtime 'bantam' is not in this installation: a Bento holds no engine") from error
+    return opened(path, device=device, threads=threads)
+
+
 ENGINES: dict[str, Callable[..., Engine]] = {
+    "bantam": bantam,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
     "openvino-sparse": openvino_sparse,
 }
 DEVICES = ("cpu", "cuda")
+AUTO, PREFERRED = "auto", ("bantam", "onnxruntime")  # the first of these that runs the file

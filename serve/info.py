@@ -30,6 +30,7 @@ def info(session: Session, settings: Settings) -> dict[str, Any]:
         "method": model.method,
         "batch": session.batch,
         "runtime": session.runtime,
+        "declined": session.declined,  # why our own engine does not run it, where it was asked to
         "device": session.device,
         "threads": session.threads,
     }

@@ -22,6 +22,7 @@ def report(artefact: Artefact | Path | str) -> dict[str, Any]:
             **model.model_dump(),
             "size": loaded.manifest.files[model.path].size,
             "served_size": loaded.served_size(key),
+            "declined": _declined(loaded, key),
         }
         for key, model in loaded.manifest.models.items()
     }
@@ -33,6 +34,15 @@ def report(artefact: Artefact | Path | str) -> dict[str, Any]:
         "verified": True,
         **({"packed": _packed(loaded.source)} if loaded.source else {}),
     }
+
+
+def _declined(loaded: Artefact, key: str) -> str | None:
+    """Why our own engine does not run the model, or None where it does."""
+    if loaded.manifest.models[key].precision != "int8":
+        return "it runs INT8 files"
+    from serve.engine.runtime import why_not  # needs numpy and onnxruntime
+
+    return why_not(loaded.path(key))
 
 
 def _packed(source: Path) -> dict[str, Any]:
@@ -94,7 +104,8 @@ def show_storage(storage: dict[str, Any], console: "Console | None" = None) -> N
 
 
 def _models(report: dict[str, Any]) -> "Table":
-    table = _table("model", "precision", "method", "size", "to serve", "integer kernels", "batch", title="models")
+    columns = "model", "precision", "method", "size", "to serve", "integer kernels", "batch", "engine"
+    table = _table(*columns, title="models")
     for key, model in report["models"].items():
         served = " (served)" if key == report["served"] else ""
         kernels = model["integer_kernels"] + model["float_kernels"]
@@ -107,6 +118,7 @@ def _models(report: dict[str, Any]) -> "Table":
             _bytes(model["served_size"]),
             f"{model['integer_kernels']} of {kernels}",
             str(model["batch"]),
+            "runs it" if model["declined"] is None else f"declines: {model['declined']}",
         )
     return table
 

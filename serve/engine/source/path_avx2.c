@@ -1,0 +1,17 @@
+/* x86-64 with AVX2 and FMA. Flags: -mavx2 -mfma */
+#include "common.h"
+
+#include "lanes_avx2.h"
+#include "dot_avx2.h"
+#include "products.h"
+#include "sparse_256.h"
+
+static int best_format(const Linear *l, uint32_t rows)
+{
+    static const Costs costs = {{0.02f, 1.0f}, {0.05f, 1.3f}, {0.05f, 1.3f}, {0.05f, 1.3f}, 16, 16};
+    return best_of(l, rows, &costs);
+}
+
+#define PATH bantam_avx2
+#define PATH_NAME "avx2"
+#include "path.h"

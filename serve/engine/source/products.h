@@ -1,0 +1,162 @@
+/* Products, tile by tile. Dense ones read the inputs as they are, bytes [M][K]; 16x4 blocks read words of four of them
+as [K / 4][T], where the rows of a tile are neighbours. A word of inputs goes to all outputs of a strip. */
+
+/* R rows x S strips of outputs. */
+INLINE void dense_tile(const int R, const int S, uint32_t groups, const uint8_t *x, const int8_t *w,
+                       int32_t *sums, size_t stride)
+{
+    V a[TILE_ROWS * TILE_STRIPS * PARTS]; /* gcc gives up on arrays whose size is a variable */
+    const size_t strip = (size_t)groups * 64, row = (size_t)groups * GROUP;
+    UNROLL(64)
+    for (int i = 0; i < R * S * PARTS; i++)
+        a[i] = v_zero();
+    UNROLL(1)
+    for (uint32_t g = 0; g < groups; g++, x += GROUP, w += 64) {
+        Weights b[TILE_STRIPS * PARTS];
+        UNROLL(8)
+        for (int s = 0; s < S * PARTS; s++)
+            b[s] = v_weights(w + (s / PARTS) * strip + (s % PARTS) * VECTOR);
+        UNROLL(8)
+        for (int r = 0; r < R; r++) {
+            Bytes bytes = v_bytes((const uint32_t *)(const void *)(x + r * row));
+            UNROLL(8)
+            for (int s = 0; s < S * PARTS; s++)
+                a[r * S * PARTS + s] = v_dot(a[r * S * PARTS + s], bytes, b[s]);
+        }
+    }
+    UNROLL(8)
+    for (int r = 0; r < R; r++)
+        UNROLL(8)
+        for (int s = 0; s < S * PARTS; s++)
+            v_store(sums + r * stride + s * (VECTOR / 4), a[r * S * PARTS + s]);
+}
+
+#define DENSE(S)                                                                                                       \
+    static void dense_##S(int rows, uint32_t groups, const uint8_t *x, const int8_t *w, int32_t *sums,     \
+                          size_t stride)                                                                               \
+    {                                                                                                                  \
+        switch (rows) {                                                                                                \
+        case 1: dense_tile(1, S, groups, x, w, sums, stride); break;                                                \
+        case 2: dense_tile(2, S, groups, x, w, sums, stride); break;                                                \
+        case 3: dense_tile(3, S, groups, x, w, sums, stride); break;                                                \
+        case 4: dense_tile(TILE_ROWS < 5 ? 1 : 4, S, groups, x, w, sums, stride); break;                                                \
+        case 5: dense_tile(TILE_ROWS < 5 ? 1 : 5, S, groups, x, w, sums, stride); break;                            \
+        default: dense_tile(TILE_ROWS < 5 ? 1 : 6, S, groups, x, w, sums, stride); break;                           \
+        }                                                                                                              \
+    }
+DENSE(1)
+#if VECTOR == 64
+DENSE(2)
+DENSE(3)
+DENSE(4)
+#endif
+
+static void dense(const Linear *l, uint32_t rows, const uint8_t *x, int32_t *sums)
+{
+    const uint32_t groups = l->inputs / GROUP, strips = l->outputs / STRIP, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (uint32_t s = 0; s < strips;) {
+        uint32_t wide = strips - s < TILE_STRIPS ? strips - s : TILE_STRIPS;
+        const int8_t *w = l->dense + (size_t)s * groups * 64;
+        for (uint32_t t = 0, m = 0; t < tiles; t++) { /* of even height: 25 rows are 5 x 5, not 4 x 6 + 1 */
+            int height = (int)((rows - m + (tiles - t) - 1) / (tiles - t));
+            int32_t *to = sums + m * bantam_stride(l) + s * STRIP;
+            switch (wide) {
+            case 1: dense_1(height, groups, x + (size_t)m * l->inputs, w, to, bantam_stride(l)); break;
+#if VECTOR == 64
+            case 2: dense_2(height, groups, x + (size_t)m * l->inputs, w, to, bantam_stride(l)); break;
+            case 3: dense_3(height, groups, x + (size_t)m * l->inputs, w, to, bantam_stride(l)); break;
+            default: dense_4(height, groups, x + (size_t)m * l->inputs, w, to, bantam_stride(l)); break;
+#endif
+            }
+            m += (uint32_t)height;
+        }
+        s += wide;
+    }
+}
+
+/* R rows of one strip, 16x4 blocks: a block's weights serve all rows, no gather is needed. */
+INLINE void strip_tile(const int R, const uint32_t *at, const int8_t *w, uint32_t kept, const uint32_t *x, size_t T,
+                       int32_t *sums, size_t stride)
+{
+    V a[STRIP_ROWS * PARTS];
+    UNROLL(64)
+    for (int i = 0; i < R * PARTS; i++)
+        a[i] = v_zero();
+    UNROLL(1)
+    for (uint32_t b = 0; b < kept; b++, w += 64) {
+        const uint32_t *row = x + at[b] * T;
+        Weights weights[PARTS];
+        UNROLL(2)
+        for (int p = 0; p < PARTS; p++)
+            weights[p] = v_weights(w + p * VECTOR);
+        UNROLL(32)
+        for (int r = 0; r < R; r++) {
+            Bytes bytes = v_bytes(row + r);
+            UNROLL(2)
+            for (int p = 0; p < PARTS; p++)
+                a[r * PARTS + p] = v_dot(a[r * PARTS + p], bytes, weights[p]);
+        }
+    }
+    UNROLL(32)
+    for (int r = 0; r < R; r++)
+        UNROLL(2)
+        for (int p = 0; p < PARTS; p++)
+            v_store(sums + r * stride + p * (VECTOR / 4), a[r * PARTS + p]);
+}
+
+#define CASE(R) case R: strip_tile(R, at, w, kept, x, T, sums, stride); break;
+static void strip_rows(int rows, const uint32_t *at, const int8_t *w, uint32_t kept, const uint32_t *x, size_t T,
+                       int32_t *sums, size_t stride)
+{
+    switch (rows) {
+        CASE(1) CASE(2) CASE(3)
+#if VECTOR == 64 || defined(SIX_ROWS)
+        CASE(4) CASE(5) CASE(6)
+#endif
+#if VECTOR == 64
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14) CASE(15)
+        CASE(16) CASE(17) CASE(18) CASE(19) CASE(20) CASE(21) CASE(22) CASE(23) CASE(24)
+#endif
+    }
+}
+#undef CASE
+
+static void strips(const Linear *l, uint32_t rows, const uint32_t *x, size_t T, int32_t *sums)
+{
+    const uint32_t tiles = (rows + STRIP_ROWS - 1) / STRIP_ROWS;
+    for (uint32_t t = 0, m = 0; t < tiles; t++) {
+        int height = (int)((rows - m + (tiles - t) - 1) / (tiles - t));
+        for (uint32_t s = 0; s < l->outputs / STRIP; s++) {
+            uint32_t b = l->strips.start[s], kept = l->strips.start[s + 1] - b;
+            strip_rows(height, l->strips.at + b, l->strips.weights + (size_t)b * 64, kept, x + m, T,
+                       sums + m * bantam_stride(l) + l->strips.order[s] * STRIP, bantam_stride(l));
+        }
+        m += (uint32_t)height;
+    }
+}
+
+/* Twelve sums in turn: none waits for itself. */
+static uint32_t peak(uint32_t rounds, int32_t *sum)
+{
+    const int8_t two[64] = {1, 2};
+    V a[12];
+    const Weights weights = v_weights(two);
+    UNROLL(12)
+    for (int i = 0; i < 12; i++)
+        a[i] = v_zero();
+    UNROLL(1)
+    for (uint32_t r = 0; r < rounds; r++) {
+        __asm__ volatile("" : "+m"(*sum)); /* or else the rounds would be one */
+        const Bytes bytes = v_bytes((const uint32_t *)sum);
+        UNROLL(12)
+        for (int i = 0; i < 12; i++)
+            a[i] = v_dot(a[i], bytes, weights);
+    }
+    int32_t out[VECTOR / 4];
+    UNROLL(12)
+    for (int i = 0; i < 12; i++) {
+        v_store(out, a[i]);
+        *sum += out[0];
+    }
+    return 12 * VECTOR;
+}
