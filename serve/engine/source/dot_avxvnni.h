@@ -10,6 +10,7 @@ enum { PARTS = 2, TILE_ROWS = 6, TILE_STRIPS = 1, STRIP_ROWS = 6 };
 INLINE V v_zero(void) { return _mm256_setzero_si256(); }
 INLINE void v_store(void *p, V a) { _mm256_storeu_si256(p, a); }
 INLINE Bytes v_words(I words) { return words; }
+INLINE void v_hide(Bytes *b) { __asm__("" : "+x"(*b)); } /* to a compiler other bytes than before */
 INLINE Bytes v_bytes(const uint32_t *p) { return _mm256_set1_epi32((int)*p); }
 INLINE Weights v_weights(const int8_t *p) { return _mm256_loadu_si256((const void *)p); }
 INLINE Weights v_weight(const int8_t *p) { return _mm256_set1_epi32(*(const int32_t *)(const void *)p); }

@@ -16,7 +16,7 @@ enum {
     GROUP = 4,            /* inputs that one dot-product instruction sums up */
     CHUNK = 64,           /* rows of a product: its results stay in the second-level cache */
     NARROW = 36,          /* rows of a product whose weights are dense, or blocks 16 outputs high */
-    TOGETHER = 96,        /* tokens of several texts that walk through the network together */
+    TOGETHER = 128,        /* tokens of several texts that walk through the network together */
     LARGEST_WIDTH = 16384, /* 255 * 128 * 16384 fits in an int32 */
     MOST_LAYERS = 128,
     MOST_HEADS = 512,

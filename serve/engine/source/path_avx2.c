@@ -8,7 +8,7 @@
 
 static int best_format(const Linear *l, uint32_t rows)
 {
-    static const Costs costs = {{0.02f, 1.0f}, {0.05f, 1.3f}, {0.05f, 1.3f}, {0.05f, 1.3f}, 16, 16};
+    static const Costs costs = {{0.0f, 1.0f}, {0.02f, 1.4f}, {0.02f, 1.4f}, {0.02f, 1.05f}, 16, 16};
     return best_of(l, rows, &costs);
 }
 

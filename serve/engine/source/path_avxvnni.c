@@ -8,7 +8,7 @@
 
 static int best_format(const Linear *l, uint32_t rows)
 {
-    static const Costs costs = {{0.02f, 1.0f}, {0.05f, 1.5f}, {0.05f, 1.5f}, {0.05f, 1.5f}, 16, 16};
+    static const Costs costs = {{0.03f, 1.0f}, {0.05f, 1.7f}, {0.05f, 1.7f}, {0.05f, 1.05f}, 16, 16};
     return best_of(l, rows, &costs);
 }
 

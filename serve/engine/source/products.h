@@ -32,16 +32,16 @@ INLINE void dense_tile(const int R, const int S, uint32_t groups, const uint8_t 
 }
 
 #define DENSE(S)                                                                                                       \
-    static void dense_##S(int rows, uint32_t groups, const uint8_t *x, const int8_t *w, int32_t *sums,     \
+    static void dense_##S(int rows, uint32_t groups, const uint8_t *x, const int8_t *w, int32_t *sums,                 \
                           size_t stride)                                                                               \
     {                                                                                                                  \
         switch (rows) {                                                                                                \
-        case 1: dense_tile(1, S, groups, x, w, sums, stride); break;                                                \
-        case 2: dense_tile(2, S, groups, x, w, sums, stride); break;                                                \
-        case 3: dense_tile(3, S, groups, x, w, sums, stride); break;                                                \
-        case 4: dense_tile(TILE_ROWS < 5 ? 1 : 4, S, groups, x, w, sums, stride); break;                                                \
-        case 5: dense_tile(TILE_ROWS < 5 ? 1 : 5, S, groups, x, w, sums, stride); break;                            \
-        default: dense_tile(TILE_ROWS < 5 ? 1 : 6, S, groups, x, w, sums, stride); break;                           \
+        case 1: dense_tile(1, S, groups, x, w, sums, stride); break;                                                   \
+        case 2: dense_tile(2, S, groups, x, w, sums, stride); break;                                                   \
+        case 3: dense_tile(3, S, groups, x, w, sums, stride); break;                                                   \
+        case 4: dense_tile(4, S, groups, x, w, sums, stride); break;                                                   \
+        case 5: dense_tile(TILE_ROWS < 5 ? 1 : 5, S, groups, x, w, sums, stride); break;                               \
+        default: dense_tile(TILE_ROWS < 5 ? 1 : 6, S, groups, x, w, sums, stride); break;                              \
         }                                                                                                              \
     }
 DENSE(1)
@@ -109,9 +109,9 @@ static void strip_rows(int rows, const uint32_t *at, const int8_t *w, uint32_t k
                        int32_t *sums, size_t stride)
 {
     switch (rows) {
-        CASE(1) CASE(2) CASE(3)
+        CASE(1) CASE(2) CASE(3) CASE(4)
 #if VECTOR == 64 || defined(SIX_ROWS)
-        CASE(4) CASE(5) CASE(6)
+        CASE(5) CASE(6)
 #endif
 #if VECTOR == 64
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14) CASE(15)
@@ -141,16 +141,17 @@ static uint32_t peak(uint32_t rounds, int32_t *sum)
     const int8_t two[64] = {1, 2};
     V a[12];
     const Weights weights = v_weights(two);
+    Bytes bytes = v_bytes((const uint32_t *)sum);
     UNROLL(12)
     for (int i = 0; i < 12; i++)
         a[i] = v_zero();
     UNROLL(1)
     for (uint32_t r = 0; r < rounds; r++) {
-        __asm__ volatile("" : "+m"(*sum)); /* or else the rounds would be one */
-        const Bytes bytes = v_bytes((const uint32_t *)sum);
         UNROLL(12)
-        for (int i = 0; i < 12; i++)
+        for (int i = 0; i < 12; i++) {
+            v_hide(&bytes);
             a[i] = v_dot(a[i], bytes, weights);
+        }
     }
     int32_t out[VECTOR / 4];
     UNROLL(12)
