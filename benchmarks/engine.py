@@ -20,7 +20,8 @@ import numpy as np
 from serve import machine
 from serve.artefact import load
 from serve.engine.library import Compiled, multiply
-from serve.engine.network import Declined, Network, network
+from serve.engine.network import Declined, Network
+from serve.engine.reading import network
 from serve.engine.runtime import config_of, opened
 
 PEAK_ROUNDS = 400_000  # about a millisecond

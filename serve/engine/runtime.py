@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from serve.encode import Feeds
 from serve.engine import file
 from serve.engine.library import PATH, Compiled
-from serve.engine.network import Declined, network
+from serve.engine.network import Declined
+from serve.engine.reading import network
 from serve.errors import BackendError
 
 Logits = NDArray[np.float32]
 Rows = Sequence[NDArray[Any]]
 CACHE = "BANTAM_CACHE"
 SLOW = "plain"  # the path in plain C
-CODE = ("graph.py", "network.py", "file.py")  # what makes a model file, besides its sources
+CODE = ("graph.py", "parts.py", "reading.py", "network.py", "file.py")  # what makes a model file, besides its sources
 REHEARSED = 24  # random texts
 AT_MOST = 128  # word pieces of each
 # Root mean square of differences to onnxruntime, in standard deviations over texts: 0.03-0.07 measured for networks

@@ -15,7 +15,8 @@ from compress.export.onnx import to_onnx
 from compress.widths import Keep, shrink
 from serve.engine import runtime
 from serve.engine.library import paths
-from serve.engine.network import Declined, network
+from serve.engine.network import Declined
+from serve.engine.reading import network
 from serve.errors import BackendError
 from tests.serve.engine.networks import compiled
 
