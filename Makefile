@@ -6,10 +6,11 @@
 # make serve   answer over HTTP with ARTEFACT=folder; OPTIONS="--port 8000 --workers 2"
 # make lock    resolve pyproject.toml anew and write constraints.txt
 #
-# The virtual environment is made when it is missing and installed into again when pyproject.toml or constraints.txt
-# change. PYTHON=... names the interpreter to make it with; package indices are pip's own configuration.
+# The virtual environment is made when it is missing and installed into again when pyproject.toml, constraints.txt or
+# the sources of the engine change. PYTHON=... names the interpreter to make it with; package indices are pip's own configuration.
 
 SHELL := /bin/bash
+NATIVE := setup.py serve/engine/build.py $(wildcard serve/engine/source/*)
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
@@ -55,11 +56,11 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: Bantam needs Python 3.11 or newer: install it, or name it: PYTHON=..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
-$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+$(DEMO): pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
-$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+$(DEV): pyproject.toml constraints.txt $(NATIVE) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,openvino,dev]'
 	@touch $@ $(DEMO)
 

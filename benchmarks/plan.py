@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.targets import Spec
+from serve import cache
 from serve.artefact import Artefact, load
 from serve.engines import SPARSE
 
@@ -60,8 +60,7 @@ def find_teacher(students: Sequence[Artefact]) -> Path:
         raise ValueError("the artefact's manifest names no teacher: pass one as --teacher DIR")
     if Path(key).name != key:
         raise ValueError(f"the artefact's manifest names a teacher by {key!r}, which is not a plain name")
-    cache = Path(os.environ.get("BANTAM_CACHE") or Path.home() / ".cache" / "bantam")
-    folder = cache / "teachers" / key
+    folder = cache.folder() / "teachers" / key
     if not folder.is_dir():
         raise ValueError(f"the teacher {key} is not in the cache ({folder}): pass it as --teacher DIR")
     return folder

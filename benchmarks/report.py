@@ -38,6 +38,23 @@ def read(path: Path) -> Report:
     return dict(report)
 
 
+def is_kind(path: Path, kind: str) -> bool:
+    """Whether the file is a report that says it is of that kind; anything that is no report of ours is not."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == kind
+
+
+def read_kind(path: Path, kind: str, schema: int) -> Report:
+    """A report of that kind and schema; ValueError for another."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("kind") != kind or report.get("schema") != schema:
+        raise ValueError(f'{path} must be a report of kind "{kind}" and schema {schema}')
+    return dict(report)
+
+
 def check_target(path: Path) -> None:
     """ValueError now rather than after an hour of measuring."""
     if path.is_dir():

@@ -127,22 +127,6 @@ def measure(found: Sequence[Target], batches: Sequence[int], lengths: Sequence[i
     }
 
 
-def is_shapes(path: Path) -> bool:
-    """Whether the file is a report of this module; anything that is no report of ours is not."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("kind") == KIND
-
-
-def read(path: Path) -> Report:
-    report = json.loads(path.read_text(encoding="utf-8"))
-    if report.get("kind") != KIND or report.get("schema") != SCHEMA:
-        raise ValueError(f'{path} must be a report of kind "{KIND}" and schema {SCHEMA}')
-    return dict(report)
-
-
 def markdown(report: Report) -> str:
     shapes = list(report["rows"][0]["calls"])
     header = ["target", "runtime", "precision", "zeros", *(f"texts/s, {s.replace('x', ' x ')}" for s in shapes)]

@@ -62,22 +62,6 @@ def _row(root: Path) -> dict[str, Any]:
     }
 
 
-def is_storage(path: Path) -> bool:
-    """Whether the file is a report of this module; anything that is no report of ours is not."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("kind") == KIND
-
-
-def read(path: Path) -> Report:
-    report = json.loads(path.read_text(encoding="utf-8"))
-    if report.get("kind") != KIND or report.get("schema") != SCHEMA:
-        raise ValueError(f'{path} must be a report of kind "{KIND}" and schema {SCHEMA}')
-    return dict(report)
-
-
 def markdown(report: Report) -> str:
     header = ["artefact", "encoder weights", "zeros", "nominal", "with a bit mask", "as stored"]
     header += [f"{name} file MB (gz)" for name in ("fp32", "INT8", "packed")]

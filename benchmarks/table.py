@@ -32,10 +32,9 @@ def filled(document: Path) -> str:
 
 def rendered(path: Path) -> str:
     """The tables of a report, whichever of the commands wrote it."""
-    if storage.is_storage(path):
-        return storage.markdown(storage.read(path))
-    if shapes.is_shapes(path):
-        return shapes.markdown(shapes.read(path))
+    for module in (storage, shapes):
+        if bench.is_kind(path, module.KIND):
+            return module.markdown(bench.read_kind(path, module.KIND, module.SCHEMA))
     if study.is_study(path):
         return study_markdown(study.read(path))
     return bench.markdown(bench.read(path))

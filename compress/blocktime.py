@@ -32,8 +32,9 @@ from compress.export.graph import products
 from compress.export.onnx import to_onnx
 from compress.progress import say
 from compress.recipe import digest
-from compress.teacher import alone, cache
+from compress.teacher import alone
 from compress.widths import FIELD, HEADS, Keep, shrink
+from serve import cache
 from serve.machine import describe
 
 INPUTS = ("input_ids", "attention_mask")
@@ -75,7 +76,7 @@ class Costs:
 def costs(model: nn.Module, setting: Setting, accelerator: Accelerator) -> Costs:
     """What blocks of `model`'s full shape cost here: from the cache, or measured now (seconds to a minute)."""
     key = digest({"machine": machine(), "shape": shape(model), "setting": asdict(setting)})
-    path = cache() / "costs" / f"{key}.json"
+    path = cache.folder() / "costs" / f"{key}.json"
     with alone(path, accelerator):
         if not path.exists() and accelerator.is_main_process:
             part = path.with_suffix(".part")

@@ -25,8 +25,9 @@ from compress.masked import MaskedLM
 from compress.progress import say
 from compress.recipe import CorpusRecipe, PretrainingStage, Recipe, digest
 from compress.stage import Material, autocast_for, run_stage
-from compress.teacher import alone, cache, weights_digest
+from compress.teacher import alone, weights_digest
 from compress.weights import zeros
+from serve import cache
 
 REPORT = "pretraining.json"
 
@@ -56,7 +57,7 @@ def pretrained(recipe: Recipe, accelerator: Accelerator) -> Path:
     assert recipe.corpus is not None
     texts = corpus.read(recipe.corpus)
     chain = keys(recipe, texts)
-    folders = [cache() / "pretrained" / key for key in chain]
+    folders = [cache.folder() / "pretrained" / key for key in chain]
     finished = max((at for at, folder in enumerate(folders) if (folder / REPORT).exists()), default=-1)
     for at in range(finished + 1, len(folders)):
         with alone(folders[at], accelerator):
@@ -116,7 +117,7 @@ def train(
             "perplexity": corpus.perplexity(content["history"][-1]["score"]),
             "sparsity": zeros(model),
             "sequences": {"trained": len(learned), "held_out": len(held_out), "length": recipe.max_length},
-            "start": start if not Path(start).is_relative_to(cache()) else Path(start).name,
+            "start": start if not Path(start).is_relative_to(cache.folder()) else Path(start).name,
             "stage": stage.model_dump(mode="json"),
             "corpus": recipe.model_dump(mode="json"),
             "history": content["history"],

@@ -5,7 +5,6 @@ teacher finds it there, and a killed fine-tuning goes on where its last checkpoi
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,14 +29,9 @@ from compress.progress import say
 from compress.recipe import ExportRecipe, Recipe, digest
 from compress.stage import on_task, run_stage
 from compress.supervised import Supervised
-from serve import artefact
+from serve import artefact, cache
 from serve.artefact import Artefact
 from serve.encode import WordPieces
-
-
-def cache() -> Path:
-    """Where teachers, their outputs and downloads are kept between runs."""
-    return Path(os.environ.get("BANTAM_CACHE", "~/.cache/bantam")).expanduser()
 
 
 @dataclass
@@ -56,7 +50,7 @@ class Teacher:
         """Logits [N, C] on every text of `data`, computed once and then read from the cache."""
         with autocast():
             precision = "bf16" if torch.is_autocast_enabled(accelerator.device.type) else "fp32"
-        path = cache() / "logits" / f"{self.key}-{texts_digest(data)}-{precision}.npy"
+        path = cache.folder() / "logits" / f"{self.key}-{texts_digest(data)}-{precision}.npy"
         with alone(path, accelerator):
             if not path.exists():
                 if accelerator.is_main_process:
@@ -119,7 +113,7 @@ def key_of(recipe: Recipe, data: Data) -> str:
 def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
     """Fine-tune the teacher, or take it from the cache."""
     key = key_of(recipe, data)
-    folder = cache() / "teachers" / key
+    folder = cache.folder() / "teachers" / key
     with alone(folder, accelerator):
         if not (folder / artefact.MANIFEST).exists():
             fine_tune(recipe, data, accelerator, key, folder)

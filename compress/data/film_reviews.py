@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from compress.data.splits import key
+from serve import cache
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -62,7 +63,7 @@ def film_reviews() -> "DatasetDict":
 
 def archive() -> Path:
     """The verified source archive in the cache folder, downloaded when it is not there yet."""
-    folder = Path(os.environ.get("BANTAM_CACHE") or Path.home() / ".cache" / "bantam") / "downloads"
+    folder = cache.folder() / "downloads"
     path = folder / ARCHIVE
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

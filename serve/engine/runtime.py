@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from serve import cache
 from serve.encode import Feeds
 from serve.engine import file
 from serve.engine.library import PATH, Compiled
@@ -27,7 +28,6 @@ from serve.errors import BackendError
 
 Logits = NDArray[np.float32]
 Rows = Sequence[NDArray[Any]]
-CACHE = "BANTAM_CACHE"
 SLOW = "plain"  # the path in plain C
 CODE = ("graph.py", "parts.py", "reading.py", "network.py", "file.py")  # what makes a model file, besides its sources
 REHEARSED = 24  # random texts
@@ -177,8 +177,7 @@ def _aligned(data: bytes) -> NDArray[np.uint8]:
 
 
 def _cache() -> Path:
-    given = os.environ.get(CACHE)
     try:
-        return Path(given) if given else Path.home() / ".cache" / "bantam"
+        return cache.folder()
     except RuntimeError:
-        raise Declined(f"this user has no home to keep its model file in: set {CACHE} to a folder") from None
+        raise Declined("this user has no home to keep its model file in: set BANTAM_CACHE to a folder") from None

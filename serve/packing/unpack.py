@@ -6,12 +6,11 @@ start together may each unpack it; the first puts its copy in place and the othe
 """
 
 import errno
-import os
 import shutil
 import uuid
 from pathlib import Path
 
-from serve import artefact
+from serve import artefact, cache
 from serve.errors import ArtefactError
 from serve.manifest import MANIFEST, Manifest, PackedManifest, sha256_of
 from serve.packing.container import pieces
@@ -95,8 +94,7 @@ def _discard(folder: Path) -> None:
 
 
 def _cache() -> Path:
-    given = os.environ.get("BANTAM_CACHE")
     try:
-        return Path(given) if given else Path.home() / ".cache" / "bantam"
+        return cache.folder()
     except RuntimeError:
         raise ArtefactError("this user has no home to unpack to: set BANTAM_CACHE to a folder") from None
