@@ -13,6 +13,7 @@ from compress.distil.tinybert import TinyBERT
 from compress.prune.layers import LayerDrop
 from compress.prune.lock import PatternLock
 from compress.prune.magnitude import MagnitudePruning
+from compress.prune.obs import OptimalBrainSurgeon
 from compress.prune.rewind import Rewind
 from compress.prune.structured import StructuredPruning
 from compress.quantise.qat import QAT
@@ -29,6 +30,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "prune/layers": LayerDrop,
     "prune/lock": PatternLock,
     "prune/magnitude": MagnitudePruning,
+    "prune/obs": OptimalBrainSurgeon,
     "prune/rewind": Rewind,
     "prune/structured": StructuredPruning,
     "quantise/qat": QAT,
