@@ -32,10 +32,12 @@ class Moments:
         """Before any token."""
         return cls(torch.zeros(inputs + 1, inputs + 1, device=device), torch.zeros(inputs + 1, outputs, device=device))
 
-    def add(self, inputs_TI: Tensor, targets_TO: Tensor) -> None:
+    def add(self, inputs_TI: Tensor, targets_TO: Tensor, weights_T: Tensor | None = None) -> None:
+        """`weights_T` is how much each token counts (default: 1)."""
         inputs_TJ = torch.cat([inputs_TI, inputs_TI.new_ones(len(inputs_TI), 1)], 1)
-        self.gram += inputs_TJ.T @ inputs_TJ
-        self.cross += inputs_TJ.T @ targets_TO
+        weighted_TJ = inputs_TJ if weights_T is None else inputs_TJ * weights_T[:, None]
+        self.gram += weighted_TJ.T @ inputs_TJ
+        self.cross += weighted_TJ.T @ targets_TO
 
 
 def sparsities(final: float, rounds: int) -> list[float]:
@@ -53,10 +55,13 @@ def prune_and_fit(
     pattern: str,
     *,
     damping: float,
+    worth_O: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weight, bias and mask after a round for each sparsity in `wanted`; weights that `keep_OI` drops stay gone.
 
-    `damping` is the ridge, as a share of the inputs' mean square. Raises ValueError where inputs are not finite.
+    `worth_O` is how much an error of each output counts (default: 1): it decides which weights go, since each output's
+    own fit is the best at any worth. `damping` is the ridge, as a share of the inputs' mean square. Raises ValueError
+    where inputs are not finite.
     """
     O, I = weight_OI.shape  # noqa: E741
     rows = BLOCKS.get(pattern, (1, 4))[0]  # outputs that share their inputs
@@ -72,7 +77,10 @@ def prune_and_fit(
     held = everything if bool(keep_OI.all()) else keep_OI[::rows]
     fit_OJ, spread_OI = best(gram_JJ, cross_JO, held, prices=True)
     for number, sparsity in enumerate(wanted, 1):
-        price_OI = (fit_OJ[:, :I].square() / spread_OI).masked_fill(~keep_OI, -1)  # what is gone goes first again
+        price_OI = fit_OJ[:, :I].square() / spread_OI
+        if worth_O is not None:
+            price_OI *= worth_O[:, None]
+        price_OI.masked_fill_(~keep_OI, -1)  # what is gone goes first again
         (keep_OI,) = masks([price_OI], sparsity, pattern, together=False)
         fit_OJ, spread_OI = best(gram_JJ, cross_JO, keep_OI[::rows], prices=number < len(wanted))
     return fit_OJ[:, :I].contiguous(), fit_OJ[:, I].contiguous(), keep_OI

@@ -1,8 +1,9 @@
 """Cut weights at once and mend each layer by least squares, so that training starts from a network that still works.
 
-Layer-wise Optimal Brain Surgeon: `compress.fit` says how one layer is pruned and from which papers. Layers are taken from
-the first to the last. The inputs of each come from the network as pruned so far, its targets from the network as it
-was, so that a layer also mends what those before it broke. It needs some training texts, no labels and no gradient.
+Layer-wise Optimal Brain Surgeon: `compress.fit` says how one layer is pruned, and from which papers. Layers are fitted
+from the first to the last. Inputs of each come from the network as pruned so far, its targets from the network as it
+was, so that a layer also mends what those before it broke. Tokens and outputs count by how much the network's answer
+hangs on them (`compress.sensitivity`). It needs some training texts and no labels.
 
 Fitting each layer to the whole network's own outputs under shifted inputs is as in He, Zhang, Sun 2017, "Channel
 pruning for accelerating very deep neural networks", https://arxiv.org/abs/1707.06168, section 3.2.
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ from compress.fit import Moments, prune_and_fit, sparsities
 from compress.hooks import tensor_of
 from compress.patterns import PATTERNS, check_fits, masks
 from compress.progress import say
+from compress.sensitivity import Sensitivity, sensitivity
 from compress.technique import NOT_INPUTS, Batch, Run, Technique
 from compress.weights import Mask, linears, stack
 
@@ -47,6 +50,7 @@ class OptimalBrainSurgeon(Technique):
     examples: int = 1000  # training texts whose tokens the layers are fitted on
     rounds: int = 3  # of choosing and fitting within a cut
     damping: float = 0.01  # ridge towards the weights as they are, as a share of the inputs' mean square
+    floor: float = 0.1  # of each token's and output's weight, what is the same for all, [0, 1]; 1 weighs all alike
 
     def prepare(self, run: Run) -> None:
         self.check()
@@ -66,8 +70,10 @@ class OptimalBrainSurgeon(Technique):
                 "prune/obs: 0 <= begin <= end <= 1, and cuts, rounds and examples of 1 or more must hold, got "
                 f"begin {self.begin}, end {self.end}, cuts {self.cuts}, rounds {self.rounds}, examples {self.examples}"
             )
-        if self.damping <= 0:
-            raise ValueError(f"prune/obs: damping must be above 0, got {self.damping}")
+        if self.damping <= 0 or not 0 <= self.floor <= 1:
+            raise ValueError(
+                f"prune/obs: damping must be above 0 and floor in [0, 1], got {self.damping} and {self.floor}"
+            )
 
     def after_update(self, run: Run) -> None:
         at = moments(self.cuts, self.begin, self.end)
@@ -88,16 +94,20 @@ class OptimalBrainSurgeon(Technique):
             for raw, mask in self.pruned.values():  # a rehearsal
                 mask.keep.copy_(masks([raw.abs()], sparsity, self.pattern, together=False)[0])
             return
+        total = partial(run.accelerator.reduce, reduction="sum")
         run.model.eval()
         try:
             with run.autocast():
+                weights = sensitivity(run.model, texts, list(self.pruned), floor=self.floor, total=total)
                 stream = Stream.enter(run.model, texts)
             for number in range(len(blocks(run.model))):
-                self.cut_block(run, number, stream, sparsity)
+                self.cut_block(run, number, stream, weights, sparsity)
         finally:
             run.model.train(training)
 
-    def cut_block(self, run: Run, number: int, stream: "Stream", sparsity: float) -> None:
+    def cut_block(
+        self, run: Run, number: int, stream: "Stream", weights: dict[str, Sensitivity], sparsity: float
+    ) -> None:
         began = time.monotonic()
         block = blocks(run.model)[number]
         whole = copy.deepcopy(block)
@@ -105,24 +115,31 @@ class OptimalBrainSurgeon(Technique):
             names = [name for name in (part(run.model, number, field) for field in group) if name in self.pruned]
             paths = [name.split(f".{number}.", 1)[1] for name in names]
             found = [Moments.none(*mask.keep.shape, mask.keep.device) for _, mask in map(self.pruned.get, names)]
-            for inputs, targets in stream.through(run, block, whole, paths):
-                for layer, x, y in zip(found, inputs, targets, strict=True):
-                    layer.add(x.float(), y.float())
+            for at, (inputs, targets) in enumerate(stream.through(run, block, whole, paths)):
+                for name, layer, x, y in zip(names, found, inputs, targets, strict=True):
+                    layer.add(x.float(), y.float(), weights[name].tokens[at])
             for name, layer in zip(names, found, strict=True):
                 for total in (layer.gram, layer.cross):
                     total.copy_(run.accelerator.reduce(total, "sum"))
-                self.prune(run, name, layer, sparsity)
+                self.prune(run, name, layer, weights[name].outputs, sparsity)
         error = stream.leave(run, block, whole)
         seconds = time.monotonic() - began
         say(f"prune/obs: block {number + 1} of {len(blocks(run.model))} fitted, error {error:.1%}, {seconds:.0f} s")
 
-    def prune(self, run: Run, name: str, found: Moments, sparsity: float) -> None:
+    def prune(self, run: Run, name: str, found: Moments, worth_O: Tensor, sparsity: float) -> None:
         layer: Any = run.model.get_submodule(name)
         raw, mask = self.pruned[name]
         wanted = sparsities(sparsity, self.rounds)
         try:
             weight_OI, bias_O, keep_OI = prune_and_fit(
-                layer.weight, layer.bias, found, mask.keep, wanted, self.pattern, damping=self.damping
+                layer.weight,
+                layer.bias,
+                found,
+                mask.keep,
+                wanted,
+                self.pattern,
+                damping=self.damping,
+                worth_O=worth_O,
             )
         except ValueError as error:
             raise ValueError(f"prune/obs, {name}: {error}") from None

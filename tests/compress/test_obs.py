@@ -229,6 +229,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(student: Any, tmp_path:
         ({"rounds": 0}, "rounds"),
         ({"examples": 0}, "examples"),
         ({"damping": 0.0}, "damping must be above 0"),
+        ({"floor": 1.5}, "floor in"),
     ],
 )
 def test_fields_that_cannot_work_are_said_before_training(fields: dict[str, Any], says: str, student: Any) -> None:
