@@ -40,9 +40,10 @@ class Moments:
         self.cross += weighted_TJ.T @ targets_TO
 
 
-def sparsities(final: float, rounds: int) -> list[float]:
-    """Sparsity after each round: every one leaves the same share of what the round before left."""
-    return [1 - (1 - final) ** (number / rounds) for number in range(1, rounds)] + [final]
+def sparsities(final: float, rounds: int, begun: float = 0.0) -> list[float]:
+    """Sparsity after each round from `begun` on: every one leaves the same share of what the round before left."""
+    share = (1 - final) / (1 - begun)
+    return [1 - (1 - begun) * share ** (number / rounds) for number in range(1, rounds)] + [final]
 
 
 @torch.no_grad()
@@ -58,6 +59,8 @@ def prune_and_fit(
     worth_O: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weight, bias and mask after a round for each sparsity in `wanted`; weights that `keep_OI` drops stay gone.
+
+    No sparsity in `wanted` is below that of `keep_OI`.
 
     `worth_O` is how much an error of each output counts (default: 1): it decides which weights go, since each output's
     own fit is the best at any worth. `damping` is the ridge, as a share of the inputs' mean square. Raises ValueError

@@ -129,7 +129,7 @@ class OptimalBrainSurgeon(Technique):
     def prune(self, run: Run, name: str, found: Moments, worth_O: Tensor, sparsity: float) -> None:
         layer: Any = run.model.get_submodule(name)
         raw, mask = self.pruned[name]
-        wanted = sparsities(sparsity, self.rounds)
+        wanted = sparsities(sparsity, self.rounds, begun=1 - float(mask.keep.float().mean()))
         try:
             weight_OI, bias_O, keep_OI = prune_and_fit(
                 layer.weight,

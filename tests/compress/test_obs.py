@@ -130,6 +130,26 @@ def test_what_is_gone_stays_gone() -> None:
 def test_sparsity_of_the_rounds_ends_where_it_was_asked_to() -> None:
     assert sparsities(0.875, 3) == pytest.approx([0.5, 0.75, 0.875])
     assert sparsities(0.3, 1) == [0.3]
+    assert sparsities(0.75, 2, begun=0.0) == pytest.approx([0.5, 0.75])
+    assert sparsities(0.875, 2, begun=0.5) == pytest.approx([0.75, 0.875])
+
+
+def test_no_cut_brings_back_what_another_took(student: Any, tmp_path: Path) -> None:
+    seen: list[list[torch.Tensor]] = []
+
+    class Watching(Technique):
+        def after_update(self, run: Run) -> None:
+            masks = [mask.keep.clone() for _, mask in run.techniques["prune/obs"].pruned.values()]  # type: ignore[attr-defined]
+            seen.append(masks)
+
+    chosen = techniques((Choice(use="supervised"), Choice(use="prune/obs", final=0.8, cuts=4, end=0.6)))
+    run = Run(student, chosen | {"watching": Watching()}, steps=24)
+    recipe = TrainRecipe(lr=1e-2, evaluations=1, precision="fp32")
+    train(run, examples(), recipe, folder=tmp_path, evaluate=lambda _: 0.0, title="")
+    shares = [float(torch.cat([keep.flatten() for keep in masks]).float().mean()) for masks in seen]
+    assert len(set(shares)) == 4
+    for before, after in itertools.pairwise(seen):
+        assert not any((new & ~old).any() for old, new in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize(("broken", "says"), [(float("nan"), "not finite"), (float("inf"), "not finite")])
