@@ -65,12 +65,20 @@ class Target:
         return min(sizes, key=lambda size: min(self.seconds(feeds, size) for _ in range(TRIES)))
 
 
-def targets(artefacts: Sequence[Path], runtimes: Sequence[str], model: str | None, threads: int) -> list[Target]:
+def named(argument: str) -> tuple[str, Path]:
+    """`NAME=PATH`, or a path that gives its last part as the name."""
+    name, equals, path = argument.partition("=")
+    return (name, Path(path)) if equals and name and "/" not in name else (Path(argument).name, Path(argument))
+
+
+def targets(
+    artefacts: Sequence[tuple[str, Path]], runtimes: Sequence[str], model: str | None, threads: int
+) -> list[Target]:
     """Each artefact on each runtime. ValueError for an unknown name, or where no runtime runs an artefact."""
     if unknown := [name for name in runtimes if name not in ENGINES]:
         raise ValueError(f"runtimes must be among {', '.join(ENGINES)}; got {', '.join(unknown)}")
     found = []
-    for path in artefacts:
+    for name, path in artefacts:
         artefact = load(path)
         key = model or artefact.manifest.served
         if key not in artefact.manifest.models:
@@ -86,9 +94,9 @@ def targets(artefacts: Sequence[Path], runtimes: Sequence[str], model: str | Non
             except BackendError as error:
                 declined.append(f"{runtime}: {error}")
                 continue
-            found.append(Target(path.name, runtime, artefact, file, run, size))
+            found.append(Target(name, runtime, artefact, file, run, size))
         for reason in declined:
-            print(f"{path.name} on {reason}", file=sys.stderr)
+            print(f"{name} on {reason}", file=sys.stderr)
         if len(declined) == len(runtimes):
             raise ValueError(f"no runtime runs {path}: {'; '.join(declined)}")
     return found
@@ -159,7 +167,7 @@ def _conditions(report: Report) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefacts", nargs="+", type=Path, metavar="ARTEFACT")
+    parser.add_argument("artefacts", nargs="+", type=named, metavar="[NAME=]ARTEFACT")
     parser.add_argument("--runtimes", nargs="+", default=["onnxruntime"], metavar="NAME")
     parser.add_argument("--model", help="Key of the manifest's models; left out: the served one.")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32], metavar="TEXTS")

@@ -15,9 +15,9 @@ def test_a_report_holds_every_target_and_shape(
 ) -> None:
     out = tmp_path / "shapes.json"
     options = ["--batches", "1", "4", "--lengths", "8", "16", "--rounds", "2", "--json", str(out)]
-    assert shapes.main([str(teacher), str(student), "--runtimes", "onnxruntime", *options]) == 0
+    assert shapes.main([f"dense={teacher}", str(student), "--runtimes", "onnxruntime", *options]) == 0
     report = json.loads(out.read_text())
-    assert [row["name"] for row in report["rows"]] == [teacher.name, student.name]
+    assert [row["name"] for row in report["rows"]] == ["dense", student.name]
     for row in report["rows"]:
         assert set(row["calls"]) == {"1x8", "1x16", "4x8", "4x16"}
         assert all(len(call["seconds"]) == 2 and min(call["seconds"]) > 0 for call in row["calls"].values())
@@ -27,7 +27,7 @@ def test_a_report_holds_every_target_and_shape(
 
 
 def test_groups_are_tried_where_mates_do_not_matter(student: Path, tmp_path: Path) -> None:
-    found = shapes.targets([student], ["onnxruntime"], "fp32", threads=1)
+    found = shapes.targets([("student", student)], ["onnxruntime"], "fp32", threads=1)
     report = shapes.measure(found, [4], [8], 1)
     assert report["rows"][0]["calls"]["4x8"]["group"] in (1, 2, 4)
 
