@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from serve.engine.network import Declined
 from serve.errors import ArtefactError, EmptyInput, InputError, TooLarge
+from serve.wordpiece import IGNORED, AsciiPieces
 
 Text = str | tuple[str, str]
 Feeds = dict[str, NDArray[np.int64]]
@@ -31,7 +33,10 @@ class Encoded:
 
 
 class WordPieces:
-    """A Hugging Face tokenizer.json, cut to `max_length` word pieces; the longer text of a pair is cut first."""
+    """A Hugging Face tokenizer.json, cut to `max_length` word pieces; the longer text of a pair is cut first.
+
+    `declined` says why our own, quicker pass has no part in it; None where it cuts what it can (`serve.wordpiece`).
+    """
 
     def __init__(self, tokenizer_path: Path | str, *, max_length: int, pad_id: int, inputs: Sequence[str]) -> None:
         unknown = sorted(set(inputs) - set(KNOWN_INPUTS))
@@ -44,6 +49,12 @@ class WordPieces:
             raise ArtefactError(f"{tokenizer_path} is not a tokenizer that can be read: {error}") from None
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        self._ascii, self.declined = _ascii_pieces(tokenizer_path, max_length)
+
+    @property
+    def tokenizer(self) -> str:
+        """Who cuts ASCII texts, and why, where not we. All others are for `tokenizers`."""
+        return "bantam" if self.declined is None else f"tokenizers: {self.declined}"
 
     def vocabulary(self) -> dict[str, int]:
         """Every word piece and its id."""
@@ -52,16 +63,31 @@ class WordPieces:
     def encode(self, texts: Sequence[Text], *, truncate: bool = True) -> Encoded:
         """Word pieces of each text. Without `truncate` a text over the maximum length is a TooLarge error."""
         check_texts(texts)
-        rows = self._tokenizer.encode_batch_fast(list(texts))
-        truncated = [bool(row.overflowing) for row in rows]
-        if not truncate and any(truncated):
+        encoded = self._encode(list(texts))
+        if not truncate and any(encoded.truncated):
             raise TooLarge(
-                f"`inputs` must have at most {self.max_length} tokens, but text {truncated.index(True)} has more; "
-                'shorten it or ask for "truncate": true'
+                f"`inputs` must have at most {self.max_length} tokens, but text {encoded.truncated.index(True)} has "
+                'more; shorten it or ask for "truncate": true'
             )
+        return encoded
+
+    def _encode(self, texts: list[Text]) -> Encoded:
+        if self._ascii is None:
+            return self._by_library(texts)
+        ids, types, became = self._ascii.encode(texts)
+        truncated = list(map(bool, became))
+        if IGNORED in became:
+            others = [at for at, one in enumerate(became) if one == IGNORED]
+            found = self._by_library([texts[at] for at in others])
+            for row, at in enumerate(others):
+                ids[at], types[at], truncated[at] = found.ids[row], found.types[row], found.truncated[row]
+        return Encoded(ids, types, truncated)
+
+    def _by_library(self, texts: list[Text]) -> Encoded:
+        rows = self._tokenizer.encode_batch_fast(texts)
         ids = [np.array(row.ids, dtype=np.int64) for row in rows]
         types = [np.array(row.type_ids, dtype=np.int64) for row in rows]
-        return Encoded(ids, types, truncated)
+        return Encoded(ids, types, [bool(row.overflowing) for row in rows])
 
     def batch(self, encoded: Encoded, rows: Sequence[int]) -> Feeds:
         """The model's inputs [len(rows), longest row], padded on the right."""
@@ -78,11 +104,20 @@ class WordPieces:
         return {name: feeds[name] for name in self.inputs}
 
 
+def _ascii_pieces(tokenizer_path: Path | str, max_length: int) -> tuple[AsciiPieces | None, str | None]:
+    try:
+        return AsciiPieces(tokenizer_path, max_length=max_length), None
+    except Declined as declined:
+        return None, str(declined)
+
+
 def check_texts(texts: Sequence[Text]) -> None:
     """InputError unless every text is a string, or a pair of strings, that UTF-8 can carry."""
     for at, text in enumerate(texts):
-        parts = text if isinstance(text, tuple) else (text,)
-        if not all(isinstance(part, str) for part in parts) or len(parts) > 2:
+        if isinstance(text, str) and text.isascii():  # nearly all of them
+            continue
+        parts = text if isinstance(text, tuple) else (text, "")
+        if len(parts) != 2 or not all(isinstance(part, str) for part in parts):
             raise InputError(f"text {at} must be a string or a pair of strings, got {type(text).__name__}")
         for part in parts:
             if not part.isascii() and any("\ud800" <= char <= "\udfff" for char in part):

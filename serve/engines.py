@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.encode import Feeds
+from serve.encode import Encoded, Feeds, WordPieces
 from serve.errors import ArtefactError, BackendError
 
 Logits = NDArray[np.float32]
@@ -113,4 +113,23 @@ ENGINES: dict[str, Callable[..., Engine]] = {
     "openvino-sparse": openvino_sparse,
 }
 DEVICES = ("cpu", "cuda")
-AUTO, PREFERRED = "auto", ("bantam", "onnxruntime")  # the first of these that runs the file
+AUTO = "auto"  # the quickest on this host, see `serve.choice`
+REFERENCE = "onnxruntime"  # what runs every file
+
+
+def answer(engine: Engine, pieces: WordPieces, encoded: Encoded, batch: int) -> Logits:
+    """Logits [texts, labels]: texts of like length run together, `batch` at most, since padding is work thrown away,
+    unless the engine needs none.
+    """
+    ragged = getattr(engine, "ragged", None)
+    if ragged is not None:
+        types = encoded.types if "token_type_ids" in pieces.inputs else None
+        result: Logits = ragged(encoded.ids, types)
+        return result
+    order = np.argsort(encoded.lengths(), kind="stable")
+    cuts = [order[start : start + batch] for start in range(0, len(order), batch)]
+    parts = [engine(pieces.batch(encoded, rows.tolist())) for rows in cuts]
+    if any(len(part) != len(rows) for part, rows in zip(parts, cuts, strict=True)):
+        raise BackendError(f"the model gave logits of shapes {[part.shape for part in parts]} for {len(order)} texts")
+    logits = np.concatenate(parts)
+    return logits[np.argsort(order)]

@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve.artefact import Artefact, load, read_manifest
+from serve.errors import BantamError
 from serve.manifest import PackedManifest
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from serve.encode import WordPieces
 
 
 def report(artefact: Artefact | Path | str) -> dict[str, Any]:
@@ -17,6 +20,7 @@ def report(artefact: Artefact | Path | str) -> dict[str, Any]:
     Of a packed artefact it is what it unpacks to, with "packed": its own size and what packing gained.
     """
     loaded = load(artefact.root if isinstance(artefact, Artefact) else artefact)
+    pieces = _pieces(loaded)
     models = {
         key: {
             **model.model_dump(),
@@ -29,6 +33,8 @@ def report(artefact: Artefact | Path | str) -> dict[str, Any]:
     return {
         **loaded.manifest.model_dump(mode="json"),
         "models": models,
+        "tokenizer": pieces.tokenizer,
+        "here": _here(loaded, pieces),
         "path": str(loaded.root),
         "size": loaded.size(),
         "verified": True,
@@ -43,6 +49,27 @@ def _declined(loaded: Artefact, key: str) -> str | None:
     from serve.engine.runtime import why_not  # needs numpy and onnxruntime
 
     return why_not(loaded.path(key))
+
+
+def _pieces(loaded: Artefact) -> "WordPieces":
+    from serve.encode import WordPieces
+
+    encoder = loaded.manifest.encoder
+    path = loaded.root / encoder.file
+    return WordPieces(path, max_length=encoder.max_length, pad_id=encoder.pad_id, inputs=encoder.inputs)
+
+
+def _here(loaded: Artefact, pieces: "WordPieces") -> dict[str, Any]:
+    """What runtime "auto" takes for the served model on this host, with one thread."""
+    from serve.choice import choose
+
+    served = loaded.manifest.models[loaded.manifest.served]
+    try:
+        digest = loaded.manifest.files[served.path].sha256
+        choice = choose(loaded.path(loaded.manifest.served), digest, pieces, batch=served.batch)
+    except BantamError as error:
+        return {"runtime": None, "rates": {}, "declined": {"auto": str(error)}}
+    return choice.model_dump()
 
 
 def _packed(source: Path) -> dict[str, Any]:
@@ -66,6 +93,7 @@ def show(report: dict[str, Any], console: "Console | None" = None) -> None:
     _row(facts, "columns", ", ".join(task["columns"]) or "-")
     _row(facts, "metric", task["metric"])
     _row(facts, "encoder", f"{encoder['kind']}, at most {encoder['max_length']} tokens")
+    _row(facts, "tokenizer", report["tokenizer"])
     _row(facts, "size", _bytes(report["size"]))
     if "packed" in report:
         _row(facts, "packed", f"{_bytes(report['packed']['size'])}: {report['packed']['path']}")
@@ -75,6 +103,7 @@ def show(report: dict[str, Any], console: "Console | None" = None) -> None:
         _row(facts, "recipe", _short(report["recipe"]))
     console.print(facts)
     console.print(_models(report))
+    console.print(_runtimes(report["here"]))
     if report["metrics"]:
         console.print(_metrics(report["metrics"]))
     if report["sparsity"]:
@@ -120,6 +149,18 @@ def _models(report: dict[str, Any]) -> "Table":
             str(model["batch"]),
             "runs it" if model["declined"] is None else f"declines: {model['declined']}",
         )
+    return table
+
+
+def _runtimes(here: dict[str, Any]) -> "Table":
+    sizes = list(dict.fromkeys(size for rates in here["rates"].values() for size in rates))
+    title = "runtimes of the served model on this host, one thread"
+    table = _table("runtime", *(f"texts/s in calls of {size}" for size in sizes), "", title=title)
+    for name in dict.fromkeys([*here["rates"], *([here["runtime"]] if here["runtime"] else []), *here["declined"]]):
+        found = here["rates"].get(name, {})
+        rates = [f"{found[size]:.0f}" if size in found else "-" for size in sizes]
+        taken = "taken" if name == here["runtime"] else ""
+        _row(table, name, *rates, f"declines: {here['declined'][name]}" if name in here["declined"] else taken)
     return table
 
 

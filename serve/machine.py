@@ -36,6 +36,13 @@ def describe() -> dict[str, Any]:
     }
 
 
+def processor() -> dict[str, str]:
+    """What programs can tell of the processor's kind; the same for all its cores, and at all times."""
+    cpu = _cpuinfo()
+    names = ("model name", "cpu family", "model", "stepping", "flags", "Features", "CPU implementer", "CPU part")
+    return {"architecture": platform.machine()} | {name: cpu[name] for name in names if name in cpu}
+
+
 def version(package: str) -> str | None:
     try:
         return metadata.version(package)

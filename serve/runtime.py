@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from serve.artefact import Artefact, load
+from serve.choice import Choice, choose, opened
 from serve.encode import Encoded, Text, WordPieces
-from serve.engines import AUTO, DEVICES, ENGINES, PREFERRED, Engine, Logits
+from serve.engines import AUTO, DEVICES, ENGINES, Logits, answer
 from serve.errors import BackendError, InputError
 
 
@@ -24,7 +25,7 @@ class Session:
 
     `model` is a key of the manifest's models (default: the served one), `batch` the most texts a run (default: the
     model's own; our own engine chooses for itself). Nothing but the artefact and these arguments changes an answer,
-    save for runtime "auto": our own engine where it runs the file, else onnxruntime, and `declined` says why.
+    save for runtime "auto": the quickest on this host, and `choice` says what was measured and what cannot run it.
     """
 
     def __init__(
@@ -54,7 +55,14 @@ class Session:
             pad_id=manifest.encoder.pad_id,
             inputs=manifest.encoder.inputs,
         )
-        self.runtime, self._engine, self.declined = _first(runtime, path, device=device, threads=threads)
+        self.choice = Choice(runtime=runtime)
+        if runtime == AUTO:
+            digest = manifest.files[manifest.models[self.model].path].sha256
+            self.choice = choose(path, digest, self.pieces, batch=self.batch, device=device, threads=threads)
+            self.choice, self._engine = opened(self.choice, path, device=device, threads=threads)
+        else:
+            self._engine = ENGINES[runtime](path, device=device, threads=threads)
+        self.runtime = self.choice.runtime
 
     def logits(self, texts: Sequence[Text], *, truncate: bool = True) -> Logits:
         """Logits [texts, labels], in the order of the texts."""
@@ -79,17 +87,9 @@ class Session:
             self.predict(texts)
 
     def _run(self, encoded: Encoded) -> Logits:
-        """Texts of like length run together, since padding is work thrown away, unless the engine needs none."""
-        logits = np.zeros((len(encoded), len(self.labels)), dtype=np.float32)
-        ragged = getattr(self._engine, "ragged", None)
-        if ragged is not None and len(encoded):
-            types = encoded.types if "token_type_ids" in self.pieces.inputs else None
-            return self._checked(ragged(encoded.ids, types), len(encoded))
-        order = np.argsort(encoded.lengths(), kind="stable")
-        for start in range(0, len(order), self.batch):
-            rows = order[start : start + self.batch]
-            logits[rows] = self._checked(self._engine(self.pieces.batch(encoded, rows.tolist())), len(rows))
-        return logits
+        if not len(encoded):
+            return np.zeros((0, len(self.labels)), dtype=np.float32)
+        return self._checked(answer(self._engine, self.pieces, encoded, self.batch), len(encoded))
 
     def _checked(self, logits: Logits, texts: int) -> Logits:
         if logits.shape != (texts, len(self.labels)):
@@ -104,17 +104,6 @@ def softmax(logits: Logits) -> Logits:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: Logits = powers / powers.sum(axis=-1, keepdims=True)
     return result
-
-
-def _first(runtime: str, path: Path, *, device: str, threads: int) -> tuple[str, Engine, str | None]:
-    """The runtime that takes the file, its engine, and why "auto" did not take our own."""
-    if runtime != AUTO:
-        return runtime, ENGINES[runtime](path, device=device, threads=threads), None
-    ours, other = PREFERRED
-    try:
-        return ours, ENGINES[ours](path, device=device, threads=threads), None
-    except BackendError as error:
-        return other, ENGINES[other](path, device=device, threads=threads), str(error)
 
 
 def _one_of(what: str, got: str, known: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ class Settings(BaseModel):
 
     artefact: str = ""  # folder; empty only inside a Bento, which knows its own
     model: str | None = None  # key of the manifest's models; None: the one it says is served
-    runtime: str = "auto"  # our own engine where it runs the file, else onnxruntime
+    runtime: str = "auto"  # the quickest on this host
     device: str = "cpu"
     threads: int = Field(default=1, ge=1)  # of one model run
     workers: int = Field(default=1, ge=1)  # processes

@@ -6,5 +6,6 @@ graph     nodes and constants of an ONNX file, read without the onnx package
 network   an artefact's INT8 ONNX file as the layers that the engine knows, or why it declines
 file      a network as the engine's file: packed once, mapped by all workers
 library   the compiled functions
+rehearsal whether a file was understood: part by part against onnxruntime
 runtime   what `serve.engines` calls
 """

@@ -22,6 +22,7 @@ AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma".split()
 COMMON: dict[str, tuple[str, list[str]]] = {  # object -> source and flags
     "engine": ("engine.c", []),
     "load": ("load.c", []),
+    "wordpiece": ("wordpiece.c", []),
     "plain": ("path_plain.c", []),
 }
 X86: dict[str, tuple[str, list[str]]] = {

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from serve.engine.build import LIBRARY
 from serve.engine.network import Declined
 
-ABI = 1
+ABI = 2
 PATH = "BANTAM_ENGINE_PATH"  # of the environment: the path to take, for tests and for doubts
 FORMATS = ("best", "dense", "16x4", "4x1", "4x4")
 TIMES = ("embeddings", "products", "attention", "activation", "norms", "rest")
+READS_ALL = 2  # of a head, as in source/engine.h
+HEAD = 0xFFFFFFFF  # as a part
 WRONG = {1: "there is no memory", 2: "a text is empty or too long", 3: "a word piece is not in the vocabulary",
          4: "a token type is unknown"}  # fmt: skip
 
@@ -44,6 +46,7 @@ def library(path: Path = LIBRARY) -> ctypes.CDLL:
     found.bantam_close.restype = found.bantam_free.restype = found.bantam_times.restype = None
     found.bantam_times.argtypes = [P, P]
     found.bantam_run.argtypes = [P, U, P, P, P, P, U, P]
+    found.bantam_part.argtypes = [P, U, P, U, P, P, ctypes.c_int32, P, P]
     found.bantam_product.argtypes = [P, U, P, U, U, ctypes.c_int, U, P, P, U]
     found.bantam_apply.argtypes = [U, ctypes.c_int, U, P, P]
     found.bantam_apply.restype = None
@@ -78,7 +81,7 @@ class Compiled:
         self._library = library()
         self.path, self.timed = choose(path), timed
         self._index = list(paths()).index(self.path)
-        self._data = data  # kept: the model points into it
+        self.data = data  # kept: the model points into it
         self._model, shape = P(), np.zeros(6, np.uint32)
         refusal = self._library.bantam_open(data.ctypes.data, data.nbytes, ctypes.byref(self._model), shape.ctypes.data)
         if refusal:
@@ -115,6 +118,30 @@ class Compiled:
         if wrong:
             raise ValueError(f"{WRONG[wrong]}: at most {self.longest} pieces below {self.vocabulary}")
         return out
+
+    def part(self, index: int, x: Floats, ids: NDArray[np.integer], types: NDArray[np.integer] | None = None) -> Floats:
+        """A part of the network alone, for one text: 0 the embeddings of ids, 1.. a layer of x [tokens, width], HEAD.
+
+        Returns the new x, of the head the answers [1 or tokens, outputs].
+        """
+        ids, x = _joined([ids]), np.array(x, np.float32, order="C")
+        types = None if types is None else _joined([types])
+        assert x.shape == (len(ids), self.width), (x.shape, len(ids), self.width)
+        out = np.empty((len(ids) if self.reads == READS_ALL else 1, self.outputs), np.float32)
+        wrong = self._library.bantam_part(
+            self._model,
+            self._index,
+            self._workspace(),
+            index,
+            ids.ctypes.data,
+            None if types is None else types.ctypes.data,
+            len(ids),
+            x.ctypes.data,
+            out.ctypes.data,
+        )
+        if wrong:
+            raise ValueError(f"{WRONG[wrong]}: at most {self.longest} pieces below {self.vocabulary}")
+        return out if index == HEAD else x
 
     def times(self) -> dict[str, int]:
         """Clock ticks of this thread since the last call, by what they went to; zeros unless `timed`."""

@@ -60,6 +60,7 @@ class Network:
     pad: int | None = None  # the id that takes no position of its own, as in RoBERTa
     layers: list[Layer] = field(default_factory=list)
     head: list[Linear] = field(default_factory=list)
+    tensors: list[str] = field(default_factory=list)  # that hold what the embeddings and each layer give, in the file
 
     @property
     def longest(self) -> int:

@@ -61,6 +61,13 @@ class Parts:
         gain, bias = (self.graph.constants[name] for name in node.inputs[1:3])
         return Norm(gain, bias)
 
+    def output(self, norm: str) -> str:
+        """The tensor that a LayerNorm gives."""
+        node = self.one(norm, "LayerNormalization")
+        if node is None:
+            raise KeyError(norm)
+        return node.outputs[0]
+
     def bias_only(self, norm: str) -> Linear:
         """What is left of an output projection without inputs, where the LayerNorm's input is hidden + bias."""
         node = self.one(norm, "LayerNormalization")

@@ -101,13 +101,16 @@ class _Reading:
         if words.shape[1] != width or width % heads:
             raise Declined(f"its embeddings are {words.shape[1]} wide and its {heads} heads {width} together")
         pad = None if family.counts_pads else int(told["pad_token_id"])
-        layers = [self._layer(index) for index in range(self._depth())]
+        depth = self._depth()
+        layers = [self._layer(index) for index in range(depth)]
+        norms = [f"{self.base}.{family.layer}.{index}.{family.second}" for index in range(depth)]
+        norms.insert(0, f"{self.base}.embeddings.LayerNorm")
         found = Network(
             words=words,
             word_scale=word_scale,
             positions=self.parts.table("position_embeddings", width),
             types=self.parts.table("token_type_embeddings", width),
-            norm=self.parts.norm(f"{self.base}.embeddings.LayerNorm"),
+            norm=self.parts.norm(norms[0]),
             head_size=width // heads,
             activation=activation,
             head_activation=family.head_activation,
@@ -116,6 +119,7 @@ class _Reading:
             pad=pad,
             layers=layers,
             head=[self.parts.linear(scope) for scope in family.head],
+            tensors=[self.parts.output(norm) for norm in norms],
         )
         self._check(found, width)
         return found

@@ -2,7 +2,7 @@
 
 An artefact's INT8 file is turned into the engine's file once a user and machine: BANTAM_CACHE or ~/.cache/bantam holds
 it under the hash of what it was made from, workers map it together, and one that is killed and started again maps the
-same pages. Before it is put there the engine has answered random texts as onnxruntime does.
+same pages. Before it is put there each part of it has answered random texts as onnxruntime does, see `rehearsal`.
 """
 
 import hashlib
@@ -24,17 +24,13 @@ from serve.engine import file
 from serve.engine.library import PATH, Compiled
 from serve.engine.network import Declined
 from serve.engine.reading import network
+from serve.engine.rehearsal import rehearse
 from serve.errors import BackendError
 
 Logits = NDArray[np.float32]
 Rows = Sequence[NDArray[Any]]
 SLOW = "plain"  # the path in plain C
 CODE = ("graph.py", "parts.py", "reading.py", "network.py", "file.py")  # what makes a model file, besides its sources
-REHEARSED = 24  # random texts
-AT_MOST = 128  # word pieces of each
-# Root mean square of differences to onnxruntime, in standard deviations over texts: 0.03-0.07 measured for networks
-# that were understood, 0.2-1.4 for those with one thing wrong.
-APART = 0.15
 
 
 class Engine:
@@ -100,36 +96,12 @@ def opened(path: Path, *, code_path: str | None = None, timed: bool = False) -> 
         pass
     found = network(path, config)
     data = file.pack(found)
-    rehearse(path, Compiled(_aligned(data), path=code_path))
+    rehearse(path, found, Compiled(_aligned(data), path=code_path))
     try:
         _put(target, data)
         return Compiled(_map(target), path=code_path, timed=timed)
     except OSError:  # nowhere to keep it: this process has a copy of its own
         return Compiled(_aligned(data), path=code_path, timed=timed)
-
-
-def rehearse(path: Path, compiled: Compiled) -> None:
-    """Declined unless random texts, among them the shortest and a long one, get the logits that onnxruntime gives."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    reference = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = {one.name for one in reference.get_inputs()}
-    random, longest = np.random.default_rng(0), min(compiled.longest, AT_MOST)
-    lengths = [1, min(2, longest), longest, *random.integers(1, longest + 1, REHEARSED - 3).tolist()]
-    ids = [random.integers(0, compiled.vocabulary, length) for length in lengths]
-    types = [np.sort(random.integers(0, compiled.types, length)) for length in lengths]
-    expected = []
-    for row, kinds in zip(ids, types, strict=True):
-        feeds = {"input_ids": row[None], "attention_mask": np.ones_like(row)[None], "token_type_ids": kinds[None]}
-        expected.append(reference.run(None, {name: feeds[name] for name in names})[0][0])
-    ours, theirs = compiled.run(ids, types if "token_type_ids" in names else None), np.stack(expected)
-    if ours.shape != theirs.shape:
-        raise Declined(f"it answers {ours.shape[1]} numbers, onnxruntime {theirs.shape[1]}")
-    error, spread = float(np.sqrt(np.mean((ours - theirs) ** 2))), float(theirs.std(0).mean())
-    if not error <= APART * spread:
-        raise Declined(f"it does not answer as onnxruntime does: {error:.3f} apart, where answers spread {spread:.3f}")
 
 
 def config_of(path: Path) -> Path:

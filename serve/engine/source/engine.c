@@ -184,6 +184,17 @@ SHOWN int bantam_run(const Model *m, uint32_t path, Workspace *ws, const int32_t
     return OK;
 }
 
+/* For rehearsals: a part of the network alone, x [length][D] of one text and its ids as in bantam_run. */
+SHOWN int bantam_part(const Model *m, uint32_t path, Workspace *ws, uint32_t part, const int32_t *ids,
+                      const int32_t *types, int32_t length, float *x, float *out)
+{
+    const int wrong = check(m, ids, types, &length, 1);
+    if (wrong)
+        return wrong;
+    PATHS[path]->part(m, ws, part, ids, types, length, x, out);
+    return OK;
+}
+
 /* For tests and measurements: the product of a layer's matrix 0 qkv, 1 out, 2 up, 3 down, in one of the formats. */
 SHOWN int bantam_product(const Model *m, uint32_t path, Workspace *ws, uint32_t layer, uint32_t which, int format,
                          uint32_t rows, const uint8_t *x, int32_t *sums, uint32_t repeat)

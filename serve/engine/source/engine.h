@@ -9,7 +9,7 @@ processor. All widths in a model file are multiples of 16: what a network has le
 #include <stdint.h>
 
 #define BANTAM_VERSION 1  /* of the model file */
-#define BANTAM_ABI 1      /* of the functions below */
+#define BANTAM_ABI 2      /* of the functions below */
 
 enum {
     STRIP = 16,           /* outputs that lie side by side in packed weights */
@@ -111,6 +111,9 @@ typedef struct {
     void (*product)(const Linear *, int format, uint32_t rows, const uint8_t *x, Workspace *);
     void (*forward)(const Model *, Workspace *, const int32_t *ids, const int32_t *types, const int32_t *lengths,
                     uint32_t texts, float *out);
+    /* for rehearsals: x [length][D] of one text, see parts.h */
+    void (*part)(const Model *, Workspace *, uint32_t part, const int32_t *ids, const int32_t *types, int32_t length,
+                 float *x, float *out);
     /* for tests: y[i] = f(x[i]), f an ACTIVATION_* or ACTIVATIONS for 2^x; count is a multiple of 16 */
     void (*apply)(int what, uint32_t count, const float *x, float *y);
     /* for measurements: as many multiplications as `rounds` times what is returned, from registers alone */

@@ -48,5 +48,6 @@ static void product(const Linear *l, int format, uint32_t rows, const uint8_t *x
 #include "maths.h"
 #include "attention.h"
 #include "encoder.h"
+#include "parts.h"
 
-const Path PATH = {PATH_NAME, ELEMENTS, product, forward, apply, peak};
+const Path PATH = {PATH_NAME, ELEMENTS, product, forward, run_part, apply, peak};

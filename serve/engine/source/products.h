@@ -135,29 +135,30 @@ static void strips(const Linear *l, uint32_t rows, const uint32_t *x, size_t T, 
     }
 }
 
-/* Twelve sums in turn: none waits for itself. */
+/* Sums in turn, so many that none waits for itself: with twelve a wide processor came 7 % short. */
+enum { SUMS = VECTOR == 64 ? 24 : 12 };
 static uint32_t peak(uint32_t rounds, int32_t *sum)
 {
     const int8_t two[64] = {1, 2};
-    V a[12];
+    V a[SUMS];
     const Weights weights = v_weights(two);
     Bytes bytes = v_bytes((const uint32_t *)sum);
-    UNROLL(12)
-    for (int i = 0; i < 12; i++)
+    UNROLL(24)
+    for (int i = 0; i < SUMS; i++)
         a[i] = v_zero();
     UNROLL(1)
     for (uint32_t r = 0; r < rounds; r++) {
-        UNROLL(12)
-        for (int i = 0; i < 12; i++) {
+        UNROLL(24)
+        for (int i = 0; i < SUMS; i++) {
             v_hide(&bytes);
             a[i] = v_dot(a[i], bytes, weights);
         }
     }
     int32_t out[VECTOR / 4];
-    UNROLL(12)
-    for (int i = 0; i < 12; i++) {
+    UNROLL(24)
+    for (int i = 0; i < SUMS; i++) {
         v_store(out, a[i]);
         *sum += out[0];
     }
-    return 12 * VECTOR;
+    return SUMS * VECTOR;
 }

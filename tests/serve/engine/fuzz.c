@@ -1,18 +1,9 @@
 /* Model files changed at random: the loader refuses each, or it runs on every path without touching what is not its.
-Built with the address and undefined-behaviour sanitizers by test_sanitised.py.  fuzz SEED ROUNDS FILE... */
+Built with the address and undefined-behaviour sanitizers by test_file.py.  fuzz SEED ROUNDS FILE... */
 #include "engine.c"
+#include "draw.h"
 
 #include <stdio.h>
-
-static uint64_t state;
-
-static uint32_t draw(uint32_t below) /* xorshift64* */
-{
-    state ^= state >> 12;
-    state ^= state << 25;
-    state ^= state >> 27;
-    return (uint32_t)((state * 2685821657736338717ULL) >> 33) % below;
-}
 
 static const uint32_t ODD[] = {0, 1, 2, 3, 15, 16, 17, 48, 64, 255, 256, 8192, 8193, 16384, 16400, 65536,
                                0x7fffffff, 0x80000000, 0xfffffff0, 0xffffffff};

@@ -8,68 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from compress.export.int8 import CANDIDATES, Source
-from compress.export.onnx import to_onnx
 from compress.widths import Keep, shrink
 from serve.engine import runtime
 from serve.engine.library import paths
 from serve.engine.network import Declined
 from serve.engine.reading import network
 from serve.errors import BackendError
+from tests.serve.engine.files import LENGTH, VOCABULARY, feed
 from tests.serve.engine.networks import compiled
 
-VOCABULARY, LENGTH = 1200, 24  # above compress.export.graph.TABLE_ROWS, so that the table of words is INT8
-SHAPE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": 2}
-DISTILBERT = {"dim": 64, "n_heads": 4, "hidden_dim": 128, "n_layers": 2}
 Making = Callable[..., Path]
-
-
-def tiny(family: str, **options: Any) -> Any:
-    torch.manual_seed(0)
-    shape = DISTILBERT if family == "distilbert" else SHAPE
-    offset = 2 if family in ("camembert", "roberta", "xlm-roberta") else 0
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=LENGTH + offset,
-        num_labels=3,
-        initializer_range=0.1,
-        **{**shape, **options},
-    )
-    model = AutoModelForSequenceClassification.from_config(config).eval()
-    for name, weight in model.named_parameters():
-        if name.endswith("bias"):
-            weight.data.normal_(0, 0.2)
-    return model
-
-
-@pytest.fixture
-def making(tmp_path: Path) -> Making:
-    """Writes a family's INT8 file and config.json as an artefact holds them, and returns the file."""
-
-    def make(family: str, way: str, change: Callable[[Any], None] | None = None, **options: Any) -> Path:
-        model = tiny(family, **options)
-        if change:
-            change(model)
-        inputs = ("input_ids", "attention_mask", "token_type_ids")[: 3 if family in ("bert", "electra") else 2]
-        (tmp_path / "onnx").mkdir()
-        fp32 = to_onnx(model, tmp_path / "onnx" / "model.onnx", inputs=inputs)
-        rng = np.random.default_rng(0)
-        feeds = [feed(rng.integers(5, VOCABULARY, n), inputs) for n in rng.integers(2, LENGTH + 1, 40)]
-        target = tmp_path / "onnx" / "model_quantized.onnx"
-        CANDIDATES[way](Source(model, fp32, feeds, "classification"), target)
-        model.config.save_pretrained(tmp_path)
-        return target
-
-    return make
-
-
-def feed(row: np.ndarray, inputs: tuple[str, ...], types: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    types = np.zeros_like(row) if types is None else types
-    known = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": types}
-    return {name: known[name][None] for name in inputs}
 
 
 def apart(path: Path, code: str | None = None) -> float:
@@ -184,17 +133,6 @@ def test_another_size_of_heads_is_declined(making: Making) -> None:
     assert "config.json tells heads of 8" in str(runtime.why_not(path))
     config.unlink()
     assert "no config.json" in str(runtime.why_not(path))
-
-
-def test_a_network_that_was_misread_is_declined(
-    making: Making, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("BANTAM_CACHE", str(tmp_path))
-    path = making("bert", "static")
-    understood = network(path, path.parents[1] / "config.json")
-    understood.layers[1].up.weight = np.roll(understood.layers[1].up.weight, 1, 0)  # type: ignore[union-attr]
-    monkeypatch.setattr(runtime, "network", lambda *_: understood)
-    assert "does not answer as onnxruntime does" in str(runtime.why_not(path))
 
 
 def test_the_model_file_is_made_once_and_mended(

@@ -1,0 +1,57 @@
+"""INT8 files of random networks of every family, as an artefact holds them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from compress.export.int8 import CANDIDATES, Source
+from compress.export.onnx import to_onnx
+
+VOCABULARY, LENGTH = 1200, 24  # above compress.export.graph.TABLE_ROWS, so that the table of words is INT8
+SHAPE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, "num_hidden_layers": 2}
+DISTILBERT = {"dim": 64, "n_heads": 4, "hidden_dim": 128, "n_layers": 2}
+
+
+def tiny(family: str, **options: Any) -> Any:
+    torch.manual_seed(0)
+    shape = DISTILBERT if family == "distilbert" else SHAPE
+    offset = 2 if family in ("camembert", "roberta", "xlm-roberta") else 0
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=LENGTH + offset,
+        num_labels=3,
+        initializer_range=0.1,
+        **{**shape, **options},
+    )
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            weight.data.normal_(0, 0.2)
+    return model
+
+
+def make(folder: Path, family: str, way: str, change: Callable[[Any], None] | None = None, **options: Any) -> Path:
+    """Writes a family's INT8 file and config.json to the folder, and returns the file."""
+    model = tiny(family, **options)
+    if change:
+        change(model)
+    inputs = ("input_ids", "attention_mask", "token_type_ids")[: 3 if family in ("bert", "electra") else 2]
+    (folder / "onnx").mkdir()
+    fp32 = to_onnx(model, folder / "onnx" / "model.onnx", inputs=inputs)
+    rng = np.random.default_rng(0)
+    feeds = [feed(rng.integers(5, VOCABULARY, n), inputs) for n in rng.integers(2, LENGTH + 1, 40)]
+    target = folder / "onnx" / "model_quantized.onnx"
+    CANDIDATES[way](Source(model, fp32, feeds, "classification"), target)
+    model.config.save_pretrained(folder)
+    return target
+
+
+def feed(row: np.ndarray, inputs: tuple[str, ...], types: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    types = np.zeros_like(row) if types is None else types
+    known = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": types}
+    return {name: known[name][None] for name in inputs}
