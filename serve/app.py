@@ -93,7 +93,9 @@ class App:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        asyncio.get_running_loop().run_in_executor(self._pool, self.warm_up)
+        warming = asyncio.get_running_loop().run_in_executor(self._pool, self.warm_up)
+        if self.settings.workers > 1:  # it takes no caller whom a worker that is ready would answer
+            await warming
         await send({"type": "lifespan.startup.complete"})
         await receive()
         self._pool.shutdown(wait=True)

@@ -323,6 +323,36 @@ def test_the_lifespan_warms_up_and_ends(tiny: Any) -> None:
     assert asyncio.run(scenario()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_of_several_workers_takes_callers_only_when_it_is_ready(
+    workers: int, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single one answers /livez meanwhile; of several, those that are ready answer."""
+    release = threading.Event()
+    monkeypatch.setattr(Session, "warm_up", lambda self: release.wait(20))
+
+    async def scenario() -> bool:
+        app = create_app(Settings(artefact=str(tiny.artefact.root), workers=workers))
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        started = asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                started.set()
+
+        running = asyncio.create_task(app({"type": "lifespan"}, messages.get, send))
+        await messages.put({"type": "lifespan.startup"})
+        await asyncio.sleep(0.1)
+        early = started.is_set()
+        release.set()
+        await asyncio.wait_for(started.wait(), 20)
+        await messages.put({"type": "lifespan.shutdown"})
+        await running
+        return early
+
+    assert asyncio.run(scenario()) == (workers == 1)
+
+
 def test_the_event_loop_answers_while_the_model_runs_and_too_many_are_refused(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
