@@ -38,6 +38,12 @@ def read(path: Path) -> Report:
     return dict(report)
 
 
+def named(argument: str) -> tuple[str, Path]:
+    """`NAME=PATH`, or a path that gives its last part as the name."""
+    name, equals, path = argument.partition("=")
+    return (name, Path(path)) if equals and name and "/" not in name else (Path(argument).name, Path(argument))
+
+
 def is_kind(path: Path, kind: str) -> bool:
     """Whether the file is a report that says it is of that kind; anything that is no report of ours is not."""
     try:

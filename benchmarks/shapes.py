@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import turns
-from benchmarks.report import number, write
+from benchmarks.report import named, number, write
 from serve import machine
 from serve.artefact import Artefact, load
 from serve.encode import Feeds
@@ -65,12 +65,6 @@ class Target:
         return min(sizes, key=lambda size: min(self.seconds(feeds, size) for _ in range(TRIES)))
 
 
-def named(argument: str) -> tuple[str, Path]:
-    """`NAME=PATH`, or a path that gives its last part as the name."""
-    name, equals, path = argument.partition("=")
-    return (name, Path(path)) if equals and name and "/" not in name else (Path(argument).name, Path(argument))
-
-
 def targets(
     artefacts: Sequence[tuple[str, Path]], runtimes: Sequence[str], model: str | None, threads: int
 ) -> list[Target]:
@@ -102,6 +96,15 @@ def targets(
     return found
 
 
+def score(artefact: Artefact, model: str) -> dict[str, Any] | None:
+    """What the artefact says of the file: value, low and high on its test split, else on validation."""
+    manifest = artefact.manifest
+    for split in ("test", "validation"):
+        if model in (told := manifest.metrics.get(split, {})):
+            return {"metric": manifest.task.metric, "split": split, **told[model]}
+    return None
+
+
 def measure(found: Sequence[Target], batches: Sequence[int], lengths: Sequence[int], rounds: int) -> Report:
     """Seconds of each call, round by round, of every target at every batch and length."""
     rows = [
@@ -111,6 +114,7 @@ def measure(found: Sequence[Target], batches: Sequence[int], lengths: Sequence[i
             "precision": target.artefact.manifest.models[target.model].precision,
             "method": target.artefact.manifest.models[target.model].method,
             "sparsity": max(target.artefact.manifest.sparsity.values(), default=0.0),
+            "score": score(target.artefact, target.model),
             "calls": {},
         }
         for target in found
@@ -137,12 +141,16 @@ def measure(found: Sequence[Target], batches: Sequence[int], lengths: Sequence[i
 
 def markdown(report: Report) -> str:
     shapes = list(report["rows"][0]["calls"])
-    header = ["target", "runtime", "precision", "zeros", *(f"texts/s, {s.replace('x', ' x ')}" for s in shapes)]
-    table = [header, ["---", "---", "---", *["---:"] * (len(shapes) + 1)]]
     first = report["rows"][0]
+    told = first.get("score")
+    scored = f"{told['metric']}, {told['split']} [95 % interval]" if told else "score"
+    header = ["target", "runtime", "precision", "zeros", scored]
+    header += [f"texts/s, {shape.replace('x', ' x ')}" for shape in shapes]
+    table = [header, ["---", "---", "---", *["---:"] * (len(shapes) + 2)]]
     for row in report["rows"]:
         cells = [row["name"].replace("|", "\\|"), row["runtime"], f"{row['precision']} ({row['method']})"]
-        table.append([*cells, f"{row['sparsity']:.0%}", *(_cell(row, first, shape) for shape in shapes)])
+        cells += [f"{row['sparsity']:.0%}", _score(row.get("score"))]
+        table.append([*cells, *(_cell(row, first, shape) for shape in shapes)])
     lines = ["| " + " | ".join(cells) + " |" for cells in table]
     return "\n".join([*lines, "", _conditions(report)]) + "\n"
 
@@ -152,6 +160,10 @@ def _cell(row: dict[str, Any], first: dict[str, Any], shape: str) -> str:
     ratios = theirs / mine
     rate = int(shape.split("x")[0]) / float(np.median(mine))
     return f"{number(rate)}, {np.median(ratios):.2f}x [{ratios.min():.2f}, {ratios.max():.2f}]"
+
+
+def _score(told: dict[str, Any] | None) -> str:
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**told) if told else "–"
 
 
 def _conditions(report: Report) -> str:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import number, write
+from benchmarks.report import named, number, write
 from serve import machine
 from serve.artefact import Artefact, load, read_manifest
 from serve.manifest import PackedManifest
@@ -28,16 +28,16 @@ KIND = "storage"
 Report = dict[str, Any]
 
 
-def measure(artefacts: Sequence[Path]) -> Report:
+def measure(artefacts: Sequence[tuple[str, Path]]) -> Report:
     """The report of these artefacts. Raises ValueError for one that is damaged or has no INT8 file."""
     rows = []
-    for path in artefacts:
+    for name, path in artefacts:
         loaded = load(path)
         with tempfile.TemporaryDirectory() as folder:
             root = loaded.source or Path(folder) / "packed"
             if not loaded.source:
                 pack(path, root)
-            rows.append(_row(root))
+            rows.append(_row(name, root))
     return {
         "schema": SCHEMA,
         "kind": KIND,
@@ -47,14 +47,14 @@ def measure(artefacts: Sequence[Path]) -> Report:
     }
 
 
-def _row(root: Path) -> dict[str, Any]:
+def _row(name: str, root: Path) -> dict[str, Any]:
     manifest = read_manifest(root)
     assert isinstance(manifest, PackedManifest)
     key = manifest.served if manifest.served in manifest.storage else next(iter(manifest.storage), "")
     if not key:
-        raise ValueError(f"{manifest.name} has no INT8 file, so there is nothing to compare")
+        raise ValueError(f"{name} has no INT8 file, so there is nothing to compare")
     return {
-        "name": manifest.name,
+        "name": name,
         "method": manifest.models[key].method,
         "packed_artefact_bytes": Artefact(root, manifest).size(),
         "made_with": manifest.provenance.get("machine", {}).get("commit"),
@@ -100,7 +100,7 @@ def _conditions(report: Report) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefacts", nargs="+", type=Path, metavar="ARTEFACT")
+    parser.add_argument("artefacts", nargs="+", type=named, metavar="[NAME=]ARTEFACT")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write the report here.")
     options = parser.parse_args(arguments)
     try:

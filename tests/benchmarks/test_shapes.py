@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import shapes, table
+from serve.artefact import load
 
 
 def test_a_report_holds_every_target_and_shape(
@@ -24,6 +26,21 @@ def test_a_report_holds_every_target_and_shape(
         assert all(call["group"] == 1 for call in row["calls"].values())  # the dynamic file shares one range
     printed = capsys.readouterr().out
     assert printed == table.rendered(out) and "1.00x [1.00, 1.00]" in printed
+
+
+def test_a_table_tells_the_score_that_the_artefact_holds(student: Path) -> None:
+    artefact = load(student)
+    assert shapes.score(artefact, "int4") is None
+    told = {"value": 0.75, "low": 0.5, "high": 0.9}
+    metrics = {"validation": {"fp32": {"value": 0.1, "low": 0.0, "high": 0.2}}, "test": {"fp32": told, "rows": 8}}
+    manifest = artefact.manifest.model_copy(update={"metrics": metrics})
+    found = shapes.score(replace(artefact, manifest=manifest), "fp32")
+    assert found == {"metric": manifest.task.metric, "split": "test", **told}
+    (target,) = shapes.targets([("x", student)], ["onnxruntime"], "fp32", threads=1)
+    report = shapes.measure([target], [1], [4], 1)
+    report["rows"][0]["score"] = found
+    assert "accuracy, test [95 % interval]" in shapes.markdown(report)
+    assert "| 0.750 [0.500, 0.900] |" in shapes.markdown(report)
 
 
 def test_groups_are_tried_where_mates_do_not_matter(student: Path, tmp_path: Path) -> None:

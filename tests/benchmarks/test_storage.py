@@ -54,7 +54,7 @@ def rename(model: onnx.ModelProto, old: str, new: str) -> None:
 
 def test_packed_or_not_an_artefact_is_told_the_same(pruned: Path, student: Path, tmp_path: Path) -> None:
     pack(pruned, tmp_path / "packed")
-    report = storage.measure([pruned, tmp_path / "packed", student])
+    report = storage.measure([("pruned", pruned), ("pruned", tmp_path / "packed"), ("dense", student)])
     first, again, dense = report["rows"]
     assert first == again
     assert first["encoder"]["ratios"]["nominal"] == pytest.approx(40, rel=0.05)
