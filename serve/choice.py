@@ -3,11 +3,17 @@
 The cache holds a JSON file for each model file, processor, number of threads and versions of the runtimes. Workers that
 start together take turns, so that one measures alone and the others read what it found. Without a cache that can be
 written each of them measures for itself.
+
+Measuring takes a process of its own (`python -m serve.choice`): the server shall not keep the memory of runtimes that
+it does not use, nor end with two of them, since one that had opened onnxruntime 1.31 and OpenVINO 2026.4 ended with a
+segmentation fault.
 """
 
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +37,7 @@ ROUNDS = 2  # the best counts
 HOPELESS = 0.25  # of the quickest in small calls: not measured in larger ones
 NEARLY = 0.95  # of two runtimes this close the earlier candidate is taken
 LENGTHS = (12, 20, 28, 48)  # word pieces of a text; few, since OpenVINO makes code for each shape that it meets
+TRIAL = 120.0  # seconds that the process which measures may take
 WAIT = 60.0  # seconds for another worker's trial; it may have to make the engine's file first
 LIBRARY = Path(__file__).parent / "engine" / "built" / "libbantam.so"  # named here, since a Bento holds no engine
 
@@ -51,9 +58,55 @@ def choose(path: Path, digest: str, pieces: WordPieces, *, batch: int, device: s
     with _turn(target):
         if found := _kept(target):
             return found
-        found = trial(path, pieces, batch=batch, device=device, threads=threads)
+        found = apart(path, pieces, batch=batch, device=device, threads=threads)
+        if found is None:
+            return unmeasured(path, device=device, threads=threads)
         _keep(target, found)
     return found
+
+
+def apart(path: Path, pieces: WordPieces, *, batch: int, device: str, threads: int) -> Choice | None:
+    """`trial` in a process of its own; None where it fails."""
+    told = {"path": str(path), "batch": batch, "device": device, "threads": threads, "tokenizer": str(pieces.path)}
+    told |= {"max_length": pieces.max_length, "pad_id": pieces.pad_id, "inputs": pieces.inputs}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "serve.choice"],
+            input=json.dumps(told).encode(),
+            capture_output=True,
+            env=environment,
+            timeout=TRIAL,
+        )
+        return Choice.model_validate_json(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired, IndexError, ValidationError):
+        return None
+
+
+def main() -> None:
+    """What `apart` starts: its words on standard input, the choice as the last line of standard output."""
+    told = json.load(sys.stdin)
+    fields = {name: told[name] for name in ("max_length", "pad_id", "inputs")}
+    way = {name: told[name] for name in ("batch", "device", "threads")}
+    found = trial(Path(told["path"]), WordPieces(told["tokenizer"], **fields), **way)
+    sys.stdout.write("\n" + found.model_dump_json() + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # not through the ends of the runtimes
+
+
+def unmeasured(path: Path, *, device: str, threads: int) -> Choice:
+    """The first candidate that runs the file. Raises the reference's BantamError where none does."""
+    declined = dict[str, str]()
+    for name in CANDIDATES:
+        try:
+            ENGINES[name](path, device=device, threads=threads)
+        except BantamError as error:
+            if name == REFERENCE:
+                raise
+            declined[name] = str(error)
+        else:
+            return Choice(runtime=name, declined=declined)
+    raise AssertionError("the reference is a candidate")
 
 
 def trial(path: Path, pieces: WordPieces, *, batch: int, device: str, threads: int) -> Choice:
@@ -189,3 +242,7 @@ def opened(choice: Choice, path: Path, *, device: str, threads: int) -> tuple[Ch
         declined = {**choice.declined, choice.runtime: str(error)}
         other = Choice(runtime=REFERENCE, rates=choice.rates, declined=declined)
         return other, ENGINES[REFERENCE](path, device=device, threads=threads)
+
+
+if __name__ == "__main__":
+    main()

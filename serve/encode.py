@@ -42,6 +42,7 @@ class WordPieces:
         unknown = sorted(set(inputs) - set(KNOWN_INPUTS))
         if unknown or "input_ids" not in inputs:
             raise ArtefactError(f"model inputs must be input_ids and some of {KNOWN_INPUTS[1:]}, got {tuple(inputs)}")
+        self.path = Path(tokenizer_path)
         self.max_length, self.pad_id, self.inputs = max_length, pad_id, tuple(inputs)
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(tokenizer_path))

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from serve.inspect import report
 from serve.runtime import Session
 
 DIGEST = "0" * 64
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +62,7 @@ def declining(error: Exception) -> Callable[..., engines.Engine]:
 
 
 def fakes(monkeypatch: pytest.MonkeyPatch, **found: Callable[..., engines.Engine]) -> None:
+    monkeypatch.setattr(choice, "apart", choice.trial)  # another process would not see them
     for name in choice.CANDIDATES:
         absent = declining(BackendError(f"{name} is not installed"))
         monkeypatch.setitem(engines.ENGINES, name, found.get(name, absent))
@@ -163,6 +167,30 @@ def test_a_choice_that_no_longer_starts_is_not_the_end(monkeypatch: pytest.Monke
     session = Session(tiny.artefact, runtime="auto")  # the real engine does not run fp32 files
     assert session.runtime == "onnxruntime" and "not int8" in session.choice.declined["bantam"]
     np.testing.assert_allclose(session.logits(["good"]), tiny.torch_logits(["good"]), atol=2e-4)
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/nowhere/python"])
+def test_where_measuring_fails_the_first_that_runs_is_taken(
+    program: str, monkeypatch: pytest.MonkeyPatch, tiny: Any, cache: Path
+) -> None:
+    monkeypatch.setattr("sys.executable", program)
+    session = Session(tiny.artefact, runtime="auto")
+    assert session.runtime == "onnxruntime" and "not int8" in session.choice.declined["bantam"]
+    assert session.choice.rates == {} and not list(cache.glob("*.json"))
+    monkeypatch.setattr(choice, "ENGINES", {name: declining(BackendError(name)) for name in choice.CANDIDATES})
+    with pytest.raises(BackendError, match="onnxruntime"):
+        Session(tiny.artefact, runtime="auto")
+
+
+def test_what_is_not_used_is_not_loaded(tiny: Any) -> None:
+    """Nor does the process end with two runtimes in it."""
+    source = (
+        "import sys; from serve.runtime import Session; session = Session(sys.argv[1], runtime='auto'); "
+        "print(session.runtime, 'openvino' in sys.modules, len(session.choice.rates))"
+    )
+    command = [sys.executable, "-c", source, str(tiny.artefact.root)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=120)
+    assert done.stdout.split() == ["onnxruntime", "False", "2"]
 
 
 def test_an_explicit_runtime_measures_nothing(tiny: Any, cache: Path) -> None:
