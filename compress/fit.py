@@ -21,14 +21,14 @@ from compress.patterns import BLOCKS, masks
 
 
 @dataclass
-class Moments:
+class Sums:
     """What least squares need to know of a layer's inputs x and targets y, summed over tokens."""
 
     gram: Tensor  # x x^T, [J, J]
     cross: Tensor  # x y^T, [J, O]
 
     @classmethod
-    def none(cls, outputs: int, inputs: int, device: torch.device) -> "Moments":
+    def none(cls, outputs: int, inputs: int, device: torch.device) -> "Sums":
         """Before any token."""
         return cls(torch.zeros(inputs + 1, inputs + 1, device=device), torch.zeros(inputs + 1, outputs, device=device))
 
@@ -50,7 +50,7 @@ def sparsities(final: float, rounds: int, begun: float = 0.0) -> list[float]:
 def prune_and_fit(
     weight_OI: Tensor,
     bias_O: Tensor,
-    moments: Moments,
+    sums: Sums,
     keep_OI: Tensor,
     wanted: Sequence[float],
     pattern: str,
@@ -68,8 +68,8 @@ def prune_and_fit(
     """
     O, I = weight_OI.shape  # noqa: E741
     rows = BLOCKS.get(pattern, (1, 4))[0]  # outputs that share their inputs
-    ridge = damping * moments.gram.diagonal()[:I].mean()
-    gram_JJ, cross_JO = moments.gram.clone(), moments.cross.clone()
+    ridge = damping * sums.gram.diagonal()[:I].mean()
+    gram_JJ, cross_JO = sums.gram.clone(), sums.cross.clone()
     gram_JJ.diagonal()[:I] += ridge
     cross_JO[:I] += ridge * weight_OI.T
     gram_JJ.diagonal()[I] = gram_JJ[I, I].clamp(min=1)  # no token at all leaves the bias alone

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from compress.anatomy import blocks, part
 from compress.budget import moments, removed
-from compress.fit import Moments, prune_and_fit, sparsities
+from compress.fit import Sums, prune_and_fit, sparsities
 from compress.hooks import tensor_of
 from compress.patterns import PATTERNS, check_fits, masks
 from compress.progress import say
@@ -114,7 +114,7 @@ class OptimalBrainSurgeon(Technique):
         for group in TOGETHER:
             names = [name for name in (part(run.model, number, field) for field in group) if name in self.pruned]
             paths = [name.split(f".{number}.", 1)[1] for name in names]
-            found = [Moments.none(*mask.keep.shape, mask.keep.device) for _, mask in map(self.pruned.get, names)]
+            found = [Sums.none(*mask.keep.shape, mask.keep.device) for _, mask in map(self.pruned.get, names)]
             for at, (inputs, targets) in enumerate(stream.through(run, block, whole, paths)):
                 for name, layer, x, y in zip(names, found, inputs, targets, strict=True):
                     layer.add(x.float(), y.float(), weights[name].tokens[at])
@@ -126,7 +126,7 @@ class OptimalBrainSurgeon(Technique):
         seconds = time.monotonic() - began
         say(f"prune/obs: block {number + 1} of {len(blocks(run.model))} fitted, error {error:.1%}, {seconds:.0f} s")
 
-    def prune(self, run: Run, name: str, found: Moments, worth_O: Tensor, sparsity: float) -> None:
+    def prune(self, run: Run, name: str, found: Sums, worth_O: Tensor, sparsity: float) -> None:
         layer: Any = run.model.get_submodule(name)
         raw, mask = self.pruned[name]
         wanted = sparsities(sparsity, self.rounds, begun=1 - float(mask.keep.float().mean()))

@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.anatomy import blocks
 from compress.catalogue import techniques
-from compress.fit import Moments, prune_and_fit, sparsities
+from compress.fit import Sums, prune_and_fit, sparsities
 from compress.hooks import record
 from compress.patterns import BLOCKS
 from compress.recipe import Choice, TrainRecipe
@@ -26,23 +26,21 @@ from tests.compress.toy import examples
 TINY = 1e-9  # damping that rounds away
 
 
-def layer(outputs: int, inputs: int, tokens: int = 500) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Moments]:
+def layer(outputs: int, inputs: int, tokens: int = 500) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Sums]:
     """Weight, bias, correlated inputs in double precision, and the moments of the layer's own outputs."""
     generator = torch.Generator().manual_seed(outputs + inputs)
     mix = torch.randn(inputs, inputs, generator=generator, dtype=torch.double)
     x = torch.randn(tokens, inputs, generator=generator, dtype=torch.double) @ mix + 0.3
     weight = torch.randn(outputs, inputs, generator=generator, dtype=torch.double)
     bias = torch.randn(outputs, generator=generator, dtype=torch.double)
-    found = Moments.none(outputs, inputs, weight.device)
+    found = Sums.none(outputs, inputs, weight.device)
     found.gram, found.cross = found.gram.double(), found.cross.double()
     found.add(x[: tokens // 2], (x @ weight.T + bias)[: tokens // 2])
     found.add(x[tokens // 2 :], (x @ weight.T + bias)[tokens // 2 :])
     return weight, bias, x, found
 
 
-def pruned(
-    weight: Any, bias: Any, found: Moments, sparsity: float, pattern: str, rounds: int = 1, **options: Any
-) -> Any:
+def pruned(weight: Any, bias: Any, found: Sums, sparsity: float, pattern: str, rounds: int = 1, **options: Any) -> Any:
     keep, wanted = torch.ones_like(weight, dtype=torch.bool), sparsities(sparsity, rounds)
     return prune_and_fit(weight, bias, found, keep, wanted, pattern, **{"damping": TINY} | options)
 
@@ -100,7 +98,7 @@ def test_whole_blocks_go(pattern: str) -> None:
 
 def test_inputs_that_are_alike_and_independent_make_it_magnitude_pruning() -> None:
     weight, bias, _, _ = layer(8, 12)
-    found = Moments(torch.eye(13).double(), torch.cat([weight.T, bias[None]]))
+    found = Sums(torch.eye(13).double(), torch.cat([weight.T, bias[None]]))
     fit, b, keep = pruned(weight, bias, found, 0.5, "unstructured", rounds=4)
     assert torch.equal(keep, weight.abs() > weight.abs().flatten().kthvalue(48).values)
     torch.testing.assert_close(fit, weight * keep)
@@ -163,7 +161,7 @@ def test_inputs_that_are_not_finite_are_said(broken: float, says: str) -> None:
 def test_inputs_that_are_copies_of_one_another_ask_for_damping() -> None:
     weight, bias, x, _ = layer(4, 8)
     x[:, 1] = x[:, 0]
-    found = Moments(torch.zeros(9, 9).double(), torch.zeros(9, 4).double())
+    found = Sums(torch.zeros(9, 9).double(), torch.zeros(9, 4).double())
     found.add(x, x @ weight.T + bias)
     with pytest.raises(ValueError, match="raise damping"):
         pruned(weight, bias, found, 0.5, "unstructured", damping=-1e-3)
