@@ -86,6 +86,40 @@ def test_what_stays_is_the_least_squares_fit(pattern: str) -> None:
     assert (~keep).float().mean() == 0.5
 
 
+def test_a_token_counts_as_often_as_it_is_weighed() -> None:
+    """Oracle: numpy's lstsq on rows times the root of their weight."""
+    weight, bias, x, _ = layer(4, 8)
+    target, counts = x @ weight.T + bias, torch.arange(len(x)).double() % 3
+    found = Sums(torch.zeros(9, 9).double(), torch.zeros(9, 4).double())
+    found.add(x, target, counts)
+    fit, b, keep = pruned(weight, bias, found, 0.5, "unstructured")
+    root = counts.sqrt().numpy()[:, None]
+    for row in range(4):
+        ones = np.concatenate([x.numpy()[:, keep[row].numpy()], np.ones((len(x), 1))], 1)
+        best = np.linalg.lstsq(root * ones, root[:, 0] * target[:, row].numpy(), rcond=None)[0]
+        np.testing.assert_allclose(np.append(fit[row, keep[row]].numpy(), b[row].item()), best, rtol=1e-4, atol=1e-5)
+
+
+def test_an_output_that_is_worth_more_keeps_more() -> None:
+    weight, bias, x, _ = layer(1, 16)
+    weight, bias = weight.repeat(2, 1), bias.repeat(2)
+    found = Sums(torch.zeros(17, 17).double(), torch.zeros(17, 2).double())
+    found.add(x, x @ weight.T + bias)
+    keep = torch.ones(2, 16, dtype=torch.bool)
+    worth = torch.tensor([1.0, 1e6]).double()
+    _, _, left = prune_and_fit(weight, bias, found, keep, [0.5], "unstructured", damping=TINY, worth_O=worth)
+    assert left.sum(1).tolist() == [0, 16]
+
+
+def test_what_counts_most_for_the_answer_decides_what_stays(student: Any, tmp_path: Path) -> None:
+    masks = {}
+    for floor in (0.0, 1.0):
+        run = surgeon(copy.deepcopy(student), floor=floor, folder=tmp_path / str(floor))
+        technique: Any = run.techniques["prune/obs"]
+        masks[floor] = torch.cat([mask.keep.flatten() for _, mask in technique.pruned.values()])
+    assert 0.01 < (masks[0.0] != masks[1.0]).float().mean() < 0.6
+
+
 @pytest.mark.parametrize("pattern", BLOCKS)
 def test_whole_blocks_go(pattern: str) -> None:
     weight, bias, _, found = layer(32, 16)
