@@ -16,6 +16,7 @@ from compress.fit import Sums, prune_and_fit, sparsities
 from compress.hooks import record
 from compress.patterns import BLOCKS
 from compress.recipe import Choice, TrainRecipe
+from compress.sensitivity import sensitivity
 from compress.technique import NOT_INPUTS, Run, Technique
 from compress.train import sample, train
 from compress.weights import linears, zeros
@@ -111,7 +112,20 @@ def test_an_output_that_is_worth_more_keeps_more() -> None:
     assert left.sum(1).tolist() == [0, 16]
 
 
-def test_what_counts_most_for_the_answer_decides_what_stays(student: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["tokens", "outputs"])
+def test_what_the_answer_hangs_on_decides_what_stays(
+    what: str, student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the two factors alone, the other made 1."""
+
+    def one_factor(*arguments: Any, **options: Any) -> dict[str, Any]:
+        found = sensitivity(*arguments, **options)
+        for one in found.values():
+            one.tokens = one.tokens if what == "tokens" else [torch.ones_like(batch) for batch in one.tokens]
+            one.outputs = one.outputs if what == "outputs" else torch.ones_like(one.outputs)
+        return found
+
+    monkeypatch.setattr("compress.prune.obs.sensitivity", one_factor)
     masks = {}
     for floor in (0.0, 1.0):
         run = surgeon(copy.deepcopy(student), floor=floor, folder=tmp_path / str(floor))
