@@ -31,6 +31,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from compress import rows
 from compress.hooks import taps
 from compress.weights import fold
 from compress.widths import Keep, shrink
@@ -153,7 +154,10 @@ class Run:
         """Sum gradients over processes in one flat buffer; docs/decisions/0001 says why not DDP."""
         if self.accelerator.num_processes == 1:
             return
-        weights = [w for group in self.optimizer.param_groups for w in group["params"]]
+        moving = [w for group in self.optimizer.param_groups for w in group["params"]]
+        for table in filter(rows.is_by_rows, moving):
+            rows.reduce(table)
+        weights = [w for w in moving if not rows.is_by_rows(w)]
         for w in weights:  # an empty share of the update, or a weight that this micro-batch did not use
             w.grad = torch.zeros_like(w) if w.grad is None else w.grad
         flat = torch.cat([w.grad.reshape(-1) for w in weights])

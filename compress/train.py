@@ -16,6 +16,7 @@ from compress import checkpoint
 from compress.interrupt import Interrupts
 from compress.progress import Progress
 from compress.recipe import TrainRecipe
+from compress.rows import AdamW, is_by_rows, values
 from compress.technique import Batch, Run
 
 Evaluate = Callable[[nn.Module], float]  # higher is better
@@ -44,13 +45,14 @@ def factor(schedule: str, warmup: float) -> Callable[[float], float]:
 
 
 def adamw(run: Run, options: TrainRecipe) -> torch.optim.Optimizer:
-    """AdamW over what trains; no decay of biases and normalisations."""
+    """AdamW over what trains; no decay of biases and normalisations, nor of tables that are trained by rows."""
     trainable = [p for m in (run.model, run.owned) for p in m.parameters() if p.requires_grad]
+    decays = [p.ndim >= 2 and not is_by_rows(p) for p in trainable]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": options.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p, it in zip(trainable, decays, strict=True) if it], "weight_decay": options.weight_decay},
+        {"params": [p for p, it in zip(trainable, decays, strict=True) if not it], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=options.lr, fused=True)
+    return AdamW(groups, lr=options.lr)
 
 
 def train(
@@ -133,7 +135,7 @@ def clipped_step(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], 
 
     The fused optimiser divides by `grad_scale` as it reads; it is torch's door for loss scaling.
     """
-    norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+    norm = nn.utils.get_total_norm([values(w.grad) for w in weights if w.grad is not None])
     optimizer.grad_scale = (norm / max_norm).clamp(min=1.0)
     optimizer.found_inf = torch.zeros_like(optimizer.grad_scale)
     optimizer.step()
