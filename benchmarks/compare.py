@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from benchmarks import measure
 from benchmarks.data import Rows
 from benchmarks.plan import Plan
-from benchmarks.targets import Spec, size_bytes, word_pieces
+from benchmarks.targets import Spec, size_bytes
 from serve import measures
+from serve.encoders import open_encoder
 
 BUSY = 0.9  # of a core: a single-threaded target that got less shared it with somebody
 
@@ -103,7 +104,7 @@ def _quality(
 
 def about_data(planned: Plan, rows: Rows) -> dict[str, Any]:
     task = planned.teacher.manifest.task
-    lengths = word_pieces(planned.teacher).encode(rows.texts).lengths()
+    lengths = open_encoder(planned.teacher).encode(rows.texts).lengths()
     return {
         "name": rows.name,
         "rows": len(rows),

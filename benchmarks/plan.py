@@ -116,7 +116,10 @@ def _session_specs(artefact: Artefact, device: str, *, with_openvino_fp32: bool)
     chosen = [("onnxruntime", "fp32", "fp32")] if "fp32" in models else []
     if device == "cpu" and "int8" in models:
         static = "int8-static" if "int8-static" in models else "int8"
-        chosen += [("bantam", "int8", "int8"), ("onnxruntime", "int8", "int8"), ("openvino", "int8", static)]
+        chosen += [("bantam", "int8", "int8"), ("onnxruntime", "int8", "int8")]
+        if artefact.manifest.encoder.kind == "ngram":  # OpenVINO has no numbers of 64 bits, as keys are
+            return chosen
+        chosen += [("openvino", "int8", static)]
         if max(artefact.manifest.sparsity.values(), default=0) >= SPARSE:
             chosen += [("openvino-sparse", "int8", static)]
     if with_openvino_fp32 and "fp32" in models and device == "cpu":

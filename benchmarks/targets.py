@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from benchmarks import measure
 from serve import machine, trial
 from serve.artefact import Artefact, load
-from serve.encode import Text, WordPieces
+from serve.encode import Text
+from serve.encoders import open_encoder
+from serve.ngram.encode import NGrams
 from serve.runtime import Session
 
 TORCH_FILES = ("model.safetensors", "config.json")
@@ -70,9 +72,11 @@ def open_target(spec: Spec, texts: Sequence[Text] = ()) -> Target:
 
 def size_bytes(spec: Spec, artefact: Artefact) -> int:
     """Bytes on disk of all that the target needs: weights with embeddings, tokeniser, configuration."""
+    files = artefact.manifest.files
+    if spec.runtime == "bantam" and artefact.manifest.encoder.kind == "ngram":
+        return files[artefact.manifest.encoder.file].size  # the whole model: the ONNX file is for other runtimes
     if spec.runtime != "torch":
         return artefact.served_size(spec.model)
-    files = artefact.manifest.files
     return sum(files[name].size for name in (*TORCH_FILES, artefact.manifest.encoder.file))
 
 
@@ -104,13 +108,16 @@ class Served(InProcess):
 
     def __init__(self, artefact: Artefact, *, model: str, runtime: str, device: str, threads: int) -> None:
         self.session = Session(artefact, model=model, runtime=runtime, device=device, threads=threads)
-        self.pieces = word_pieces(artefact)
+        self.pieces = self.session.pieces
 
     def logits(self, texts: Sequence[Text]) -> NDArray[Any]:
         return self.session.logits(texts)
 
     def tokenise(self, texts: Sequence[Text]) -> None:
-        self.pieces.encode(texts)
+        if isinstance(self.pieces, NGrams):
+            self.pieces.keys(texts)  # all that the session does, which makes no row of each text
+        else:
+            self.pieces.encode(texts)
 
 
 class Torch(InProcess):
@@ -127,7 +134,7 @@ class Torch(InProcess):
         )
         self.model = model.eval().to(device)
         self.bf16 = precision == "bf16"
-        self.pieces = word_pieces(artefact)
+        self.pieces = open_encoder(artefact)
 
     def logits(self, texts: Sequence[Text]) -> NDArray[Any]:
         torch = self.torch
@@ -141,13 +148,6 @@ class Torch(InProcess):
 
     def tokenise(self, texts: Sequence[Text]) -> None:
         self.pieces.encode(texts)
-
-
-def word_pieces(artefact: Artefact) -> WordPieces:
-    encoder = artefact.manifest.encoder
-    return WordPieces(
-        artefact.root / encoder.file, max_length=encoder.max_length, pad_id=encoder.pad_id, inputs=encoder.inputs
-    )
 
 
 def _attention(root: Path) -> str | None:

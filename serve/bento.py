@@ -27,7 +27,7 @@ def build(artefact: Artefact | Path | str, tag: str | None = None) -> dict[str, 
     content = hashlib.sha256((artefact.root / MANIFEST).read_bytes())
     model = f"bantam:{name}-{content.hexdigest()[:8]}"
     for path in _sources():
-        content.update(path.name.encode() + path.read_bytes())
+        content.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     content.update(repr(options).encode())
     bento_name, _, bento_version = (tag or f"bantam-{name}").partition(":")
     if not re.fullmatch(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", bento_name):
@@ -72,9 +72,10 @@ def _store_bento(tag: str, model: str, options: dict[str, Any], *, fresh: bool) 
         pass
     options = {**options, "name": name, "models": [{"tag": model, "alias": options["models"][0]["alias"]}]}
     with tempfile.TemporaryDirectory(prefix="bantam-bento-") as context:
-        (Path(context) / PACKAGE.name).mkdir()
         for path in _sources():
-            shutil.copyfile(path, Path(context) / PACKAGE.name / path.name)
+            target = Path(context) / PACKAGE.name / path.relative_to(PACKAGE)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
         bentofile = Path(context) / "bentofile.yaml"
         bentofile.write_text(yaml.safe_dump(options), encoding="utf-8")
         bento = bentoml.bentos.build_bentofile(str(bentofile), version=bento_version, build_ctx=context)
@@ -99,7 +100,8 @@ def _options() -> dict[str, Any]:
 
 
 def _sources() -> list[Path]:
-    return sorted(PACKAGE.glob("*.py"))
+    """The modules, without compiled code: what it would run on is not known here."""
+    return sorted(path for folder in (".", "engine", "ngram") for path in PACKAGE.glob(f"{folder}/*.py"))
 
 
 def _slug(name: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.encode import Encoded, Feeds, WordPieces
+from serve.encode import Encoded, Feeds
+from serve.encoders import AnyEncoder
 from serve.errors import ArtefactError, BackendError
 
 Logits = NDArray[np.float32]
@@ -117,7 +118,7 @@ AUTO = "auto"  # the quickest on this host, see `serve.choice`
 REFERENCE = "onnxruntime"  # what runs every file
 
 
-def answer(engine: Engine, pieces: WordPieces, encoded: Encoded, batch: int) -> Logits:
+def answer(engine: Engine, pieces: AnyEncoder, encoded: Encoded, batch: int) -> Logits:
     """Logits [texts, labels]: texts of like length run together, `batch` at most, since padding is work thrown away,
     unless the engine needs none.
     """

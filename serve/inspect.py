@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from serve.encode import WordPieces
+    from serve.encoders import AnyEncoder
 
 
 def report(artefact: Artefact | Path | str) -> dict[str, Any]:
@@ -20,7 +20,9 @@ def report(artefact: Artefact | Path | str) -> dict[str, Any]:
     Of a packed artefact it is what it unpacks to, with "packed": its own size and what packing gained.
     """
     loaded = load(artefact.root if isinstance(artefact, Artefact) else artefact)
-    pieces = _pieces(loaded)
+    from serve.encoders import open_encoder  # needs numpy and tokenizers
+
+    pieces = open_encoder(loaded)
     models = {
         key: {
             **model.model_dump(),
@@ -44,6 +46,8 @@ def report(artefact: Artefact | Path | str) -> dict[str, Any]:
 
 def _declined(loaded: Artefact, key: str) -> str | None:
     """Why our own engine does not run the model, or None where it does."""
+    if loaded.manifest.encoder.kind == "ngram":
+        return None
     if loaded.manifest.models[key].precision != "int8":
         return "it runs INT8 files"
     from serve.engine.runtime import why_not  # needs numpy and onnxruntime
@@ -51,18 +55,14 @@ def _declined(loaded: Artefact, key: str) -> str | None:
     return why_not(loaded.path(key))
 
 
-def _pieces(loaded: Artefact) -> "WordPieces":
-    from serve.encode import WordPieces
-
-    encoder = loaded.manifest.encoder
-    path = loaded.root / encoder.file
-    return WordPieces(path, max_length=encoder.max_length, pad_id=encoder.pad_id, inputs=encoder.inputs)
-
-
-def _here(loaded: Artefact, pieces: "WordPieces") -> dict[str, Any]:
+def _here(loaded: Artefact, pieces: "AnyEncoder") -> dict[str, Any]:
     """What runtime "auto" takes for the served model on this host, with one thread."""
-    from serve.choice import choose
+    from serve.choice import Choice, choose
+    from serve.encode import WordPieces
+    from serve.ngram.runtime import NARROW
 
+    if not isinstance(pieces, WordPieces):
+        return Choice(runtime="bantam", declined={"openvino": NARROW}).model_dump()
     served = loaded.manifest.models[loaded.manifest.served]
     try:
         digest = loaded.manifest.files[served.path].sha256
@@ -92,7 +92,8 @@ def show(report: dict[str, Any], console: "Console | None" = None) -> None:
     _row(facts, "labels", ", ".join(task["labels"]))
     _row(facts, "columns", ", ".join(task["columns"]) or "-")
     _row(facts, "metric", task["metric"])
-    _row(facts, "encoder", f"{encoder['kind']}, at most {encoder['max_length']} tokens")
+    unit = "words" if encoder["kind"] == "ngram" else "tokens"
+    _row(facts, "encoder", f"{encoder['kind']}, at most {encoder['max_length']} {unit}")
     _row(facts, "tokenizer", report["tokenizer"])
     _row(facts, "size", _bytes(report["size"]))
     if "packed" in report:

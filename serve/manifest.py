@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 FORMAT: Literal[1] = 1
 PACKED: Literal[2] = 2  # the format of an artefact for downloading, see serve.packing
 MANIFEST = "manifest.json"
+MOST_WORDS = 65_536  # of a text that n-grams take, so that no sum of them overflows
 PICKLES = (".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth", "pytorch_model.bin")
 
 
@@ -40,11 +41,23 @@ class Task(Frozen):
 
 
 class Encoder(Frozen):
-    kind: Literal["wordpiece"]
-    file: str = "tokenizer.json"
-    max_length: int = Field(ge=3)  # tokens, special ones included
+    kind: Literal["wordpiece", "ngram"]
+    file: str = "tokenizer.json"  # of n-grams the whole model
+    max_length: int  # tokens, special ones included; of n-grams words
     pad_id: int = Field(default=0, ge=0)
-    inputs: tuple[str, ...] = Field(min_length=1)  # names of the ONNX inputs, in order
+    inputs: tuple[str, ...] = ()  # names of the ONNX inputs, in order; those of n-grams are always the same
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        if self.kind == "wordpiece" and not self.inputs:
+            raise ValueError("inputs are empty: word pieces need the names of the ONNX inputs")
+        if self.kind == "ngram" and (self.inputs or self.pad_id):
+            raise ValueError(f"n-grams have neither inputs nor pad_id, got {list(self.inputs)} and {self.pad_id}")
+        if self.kind == "wordpiece" and self.max_length < 3:
+            raise ValueError(f"max_length must be 3 tokens or more, got {self.max_length}")
+        if self.kind == "ngram" and not 1 <= self.max_length <= MOST_WORDS:
+            raise ValueError(f"max_length must be 1 to {MOST_WORDS} words, got {self.max_length}")
+        return self
 
 
 class Model(Frozen):

@@ -9,22 +9,28 @@ import numpy as np
 from serve.artefact import Artefact, load
 from serve.choice import Choice, choose, opened
 from serve.encode import Encoded, Text, WordPieces
+from serve.encoders import open_encoder
 from serve.engines import AUTO, DEVICES, ENGINES, Logits, answer
 from serve.errors import BackendError, InputError
+from serve.ngram.encode import NGrams, check_whole
+from serve.ngram.runtime import NARROW, Engine, straight
 
 
 @dataclass(frozen=True)
 class Predictions:
     scores: Logits  # [texts, labels]: probabilities, or logits where raw or regression
     truncated: list[bool]
-    tokens: int  # word pieces of all texts after truncation, padding apart
+    tokens: int  # word pieces, or words of n-grams, of all texts after truncation, padding apart
+
+
+WARM = 1024  # words of the texts that warm up
 
 
 class Session:
     """Answers texts with one model of an artefact.
 
     `model` is a key of the manifest's models (default: the served one), `batch` the most texts a run (default: the
-    model's own; our own engine chooses for itself). Nothing but the artefact and these arguments changes an answer,
+    model's own; our own engines choose for themselves). Nothing but the artefact and these arguments changes an answer,
     save for runtime "auto": the quickest on this host, and `choice` says what was measured and what cannot run it.
     """
 
@@ -49,14 +55,15 @@ class Session:
         self.labels = manifest.task.labels
         path = self.artefact.path(self.model)
         self.batch = batch or manifest.models[self.model].batch
-        self.pieces = WordPieces(
-            self.artefact.root / manifest.encoder.file,
-            max_length=manifest.encoder.max_length,
-            pad_id=manifest.encoder.pad_id,
-            inputs=manifest.encoder.inputs,
-        )
+        self.pieces = open_encoder(self.artefact)
         self.choice = Choice(runtime=runtime)
-        if runtime == AUTO:
+        self._straight: Engine | None = None  # from text to logits at once
+        if isinstance(self.pieces, NGrams) and runtime in (AUTO, "bantam"):
+            self._straight = straight(self.pieces.answering, device=device, threads=threads)
+            self.choice = Choice(runtime="bantam", declined={"openvino": NARROW})
+        elif isinstance(self.pieces, NGrams) and runtime.startswith("openvino"):
+            raise BackendError(f"runtime {runtime!r} does not run n-grams: {NARROW}; use 'bantam' or 'onnxruntime'")
+        elif isinstance(self.pieces, WordPieces) and runtime == AUTO:
             digest = manifest.files[manifest.models[self.model].path].sha256
             self.choice = choose(path, digest, self.pieces, batch=self.batch, device=device, threads=threads)
             self.choice, self._engine = opened(self.choice, path, device=device, threads=threads)
@@ -66,27 +73,37 @@ class Session:
 
     def logits(self, texts: Sequence[Text], *, truncate: bool = True) -> Logits:
         """Logits [texts, labels], in the order of the texts."""
-        return self._run(self.pieces.encode(texts, truncate=truncate))
+        return self._answers(texts, truncate)[0]
 
     def predict(self, texts: Sequence[Text], *, truncate: bool = True, raw_scores: bool = False) -> Predictions:
         """Scores of each text: probabilities, or logits with `raw_scores`; a regression's value as it is."""
-        encoded = self.pieces.encode(texts, truncate=truncate)
-        logits = self._run(encoded)
+        logits, truncated, tokens = self._answers(texts, truncate)
         if not np.isfinite(logits).all():
             raise BackendError("the model's scores are not finite numbers")
         raw = raw_scores or self.artefact.manifest.task.kind == "regression"
-        return Predictions(logits if raw else softmax(logits), encoded.truncated, sum(encoded.lengths()))
+        return Predictions(logits if raw else softmax(logits), truncated, tokens)
 
     def warm_up(self) -> None:
         """Run the shapes that the first callers would otherwise wait for: one short text, and a full batch."""
-        words = "warm " * self.pieces.max_length
+        words = "warm " * min(self.pieces.max_length, WARM)
         pair = self.artefact.manifest.task.inputs == 2
         short: Text = ("warm", "up") if pair else "warm up"
         long: Text = (words, words) if pair else words
         for texts in ([short], [long] * self.batch, [short]):
             self.predict(texts)
 
-    def _run(self, encoded: Encoded) -> Logits:
+    def _answers(self, texts: Sequence[Text], truncate: bool) -> tuple[Logits, list[bool], int]:
+        """Logits, which texts were cut, and the tokens of all."""
+        if self._straight is None:
+            encoded = self.pieces.encode(texts, truncate=truncate)
+            return self.logits_of(encoded), encoded.truncated, sum(encoded.lengths())
+        logits, words, cut = self._straight.texts(texts)
+        truncated = cut.tolist()
+        check_whole(truncated, truncate=truncate, max_length=self.pieces.max_length)
+        return self._checked(logits, len(texts)), truncated, int(words.sum())
+
+    def logits_of(self, encoded: Encoded) -> Logits:
+        """Logits [texts, labels] of texts that `pieces` has encoded."""
         if not len(encoded):
             return np.zeros((0, len(self.labels)), dtype=np.float32)
         return self._checked(answer(self._engine, self.pieces, encoded, self.batch), len(encoded))

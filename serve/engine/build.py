@@ -17,6 +17,8 @@ SOURCE = Path(__file__).parent / "source"
 NAME = "built/libbantam.so"  # below this folder, in one of its own: beside modules it would look like one
 LIBRARY = Path(__file__).parent / NAME
 FLAGS = "-std=c11 -O3 -fPIC -fvisibility=hidden -fno-strict-aliasing -Wall -Wextra -Wno-unused-parameter".split()
+EXACT = ["-ffp-contract=off"]  # no multiplication is fused with an addition: numpy must have the same bits
+BITS = "-mbmi -mbmi2 -mpopcnt".split()
 AVX2 = "-mavx2 -mfma".split()
 AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma".split()
 COMMON: dict[str, tuple[str, list[str]]] = {  # object -> source and flags
@@ -24,12 +26,17 @@ COMMON: dict[str, tuple[str, list[str]]] = {  # object -> source and flags
     "load": ("load.c", []),
     "wordpiece": ("wordpiece.c", []),
     "plain": ("path_plain.c", []),
+    "ngram": ("ngram.c", []),
+    "ngram_open": ("ngram_open.c", []),
+    "ngram_plain": ("ngram_path_plain.c", EXACT),
 }
 X86: dict[str, tuple[str, list[str]]] = {
     "avx2": ("path_avx2.c", AVX2),
     "avxvnni": ("path_avxvnni.c", AVX2),
     "avx512": ("path_avx512.c", AVX512),
     "avx512bf16": ("path_avx512.c", [*AVX512, "-mavx512bf16", "-DBF16"]),
+    "ngram_avx2": ("ngram_path_avx2.c", [*EXACT, *BITS, "-mavx2"]),
+    "ngram_avx512": ("ngram_path_avx512.c", [*EXACT, *BITS, *AVX512]),
 }
 
 

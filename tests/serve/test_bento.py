@@ -58,6 +58,20 @@ def test_bentofile_pins_what_serving_imports() -> None:
     assert packaged.read_text() == (ROOT / "bentofile.yaml").read_text()
 
 
+def test_what_goes_into_a_bento_imports_alone(tmp_path: Path) -> None:
+    options = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
+    files = {path for pattern in options["include"] for path in ROOT.glob(pattern)}
+    files -= {ROOT / path for path in options["exclude"]}
+    for path in files:
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    command = [sys.executable, "-c", "import serve.app, serve.runtime; print(serve.__file__)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path) and len(files) > 25
+
+
 def test_leaks_are_recognised() -> None:
     for line in (
         b"--index-url x",
