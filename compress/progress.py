@@ -5,13 +5,14 @@ On a terminal a live bar; elsewhere a line every half minute. All of it on stand
 
 import logging
 import time
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from compress.technique import Run
+if TYPE_CHECKING:
+    from compress.technique import Run
 
 console = Console(stderr=True)
 EVERY = 30.0  # seconds between two lines where there is no terminal
@@ -25,7 +26,7 @@ def say(message: str) -> None:
 
 
 class Progress:
-    def __init__(self, title: str, run: Run, batch_size: int) -> None:
+    def __init__(self, title: str, run: "Run", batch_size: int) -> None:
         self.run, self.batch_size, self.title = run, batch_size, title
         self.live = console.is_terminal and run.accelerator.is_main_process
         columns = (

@@ -1,0 +1,1 @@
+"""N-gram students: which n-grams they know, and how they learn."""
