@@ -72,15 +72,21 @@ FAMILIES = {
 
 def anatomy(model: nn.Module) -> Anatomy:
     """The row for `model`. Raises ValueError for a family that is not in the table."""
-    kind = model.config.model_type
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in FAMILIES:
         raise ValueError(f"the encoder must be one of {', '.join(FAMILIES)}, got {kind!r}")
     return FAMILIES[kind]
 
 
+def has_blocks(model: nn.Module) -> bool:
+    """Whether it is an encoder made of blocks, and no other kind of student."""
+    return hasattr(model, "base_model_prefix")
+
+
 def encoder_path(model: nn.Module) -> str:
     """Dotted name of the list of blocks, seen from the whole model."""
-    return f"{model.base_model_prefix}.{anatomy(model).blocks}"
+    below = anatomy(model).blocks
+    return f"{model.base_model_prefix}.{below}"
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:

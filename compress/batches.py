@@ -41,6 +41,15 @@ class Batches:
         self.size, self.accumulate, self.seed, self.rank, self.world = size, accumulate, seed, rank, world
         self.epoch = lru_cache(maxsize=1)(self._epoch)
 
+    def only(self, rows: np.ndarray) -> "Batches":
+        """These examples alone, for one process."""
+        encoded = Encoded(
+            [self.encoded.ids[row] for row in rows],
+            [self.encoded.types[row] for row in rows],
+            [self.encoded.truncated[row] for row in rows],
+        )
+        return Batches(self.pieces, encoded, self.labels.numpy()[rows], size=self.size, device=self.device)
+
     def __len__(self) -> int:
         """Updates in one epoch; the last may be smaller than the others."""
         return -(-len(self.labels) // self.size)

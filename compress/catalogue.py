@@ -18,6 +18,7 @@ from compress.prune.rewind import Rewind
 from compress.prune.structured import StructuredPruning
 from compress.quantise.qat import QAT
 from compress.recipe import Choice, explain, nearest
+from compress.students.ngram import NGram
 from compress.students.truncated import Truncated
 from compress.supervised import Supervised
 from compress.technique import Technique
@@ -37,7 +38,8 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "supervised": Supervised,
 }
 
-STUDENTS: dict[str, type[Truncated]] = {
+STUDENTS: dict[str, type[NGram] | type[Truncated]] = {
+    "ngram": NGram,
     "truncated": Truncated,
 }
 

@@ -17,19 +17,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from compress.data.read import unlabelled
+from compress.data.sentences import split
 from compress.progress import say
 from compress.recipe import CorpusRecipe
 from compress.technique import NOT_INPUTS, Batch
 
 CHUNK = 2000  # texts tokenised at once
+SHORTEST = 2  # words of a sentence
 HELD_OUT = 0x5EED  # stream of random numbers for the masks of what is held out
 
 
 def read(recipe: CorpusRecipe) -> list[list[str]]:
-    """The texts of each dataset, blank ones left out. Raises ValueError where there are none."""
+    """The texts of each dataset, or their sentences; blank ones left out. Raises ValueError where there are none."""
     found = []
     for number, part in enumerate(recipe.texts):
         texts = [text for text in unlabelled(part) if text and not text.isspace()]
+        if part.sentences:
+            texts = list(split(texts, shortest=SHORTEST))
         if not texts:
             raise ValueError(f"a corpus needs text; column {part.text!r} of {part.dataset} has none that is not blank")
         if part.limit is not None and part.limit < len(texts):

@@ -12,8 +12,10 @@ from torch import nn
 
 from compress import evaluate
 from compress.data.load import Data
+from compress.export import ngram
 from compress.export.card import card
 from compress.export.choose import export_models
+from compress.ngram.reading import Reading
 from compress.progress import say
 from compress.recipe import Recipe
 from serve import artefact
@@ -41,7 +43,7 @@ def package(
     *,
     name: str,
     encoder: Encoder,
-    pieces: WordPieces,
+    pieces: WordPieces | Reading,
     data: Data,
     recipe: Recipe,
     identity: dict[str, Any],
@@ -53,28 +55,32 @@ def package(
 ) -> Artefact:
     """Write `model` as the artefact `target`, whole or not at all.
 
-    `tokenizer` is a folder with the tokenizer's files; `reference` holds the teacher's logits [N, C] on each
+    `tokenizer` is a folder with the tokenizer's files, which with `encoder` is for students that read word pieces as
+    the teacher does; `pieces` is how `model` reads texts. `reference` holds the teacher's logits [N, C] on each
     reported split, and is None for a teacher, which is its own reference; `costs` is what each stage took.
     """
     with artefact.write(target, force=force) as staging:
-        model.save_pretrained(staging)
-        for file in TOKENIZER_FILES:
-            if (tokenizer / file).exists():
-                shutil.copy(tokenizer / file, staging / file)
         say(f"{name}: export to ONNX and INT8")
-        exported = export_models(
-            model,
-            staging,
-            encoder=encoder,
-            pieces=pieces,
-            kind=data.kind,
-            calibration=sample(data.train.texts, recipe.export.calibration, seed=recipe.seed),
-            selection=data.selection,
-            metric=data.metric,
-            options=recipe.export,
-            log=say,
-            record=(facts or {}).get("quantisation"),
-        )
+        judged = {"kind": data.kind, "selection": data.selection, "metric": data.metric}
+        if isinstance(pieces, Reading):
+            encoder = ngram.encoder(pieces)
+            exported = ngram.export_ngrams(model, pieces, staging, options=recipe.export, log=say, **judged)
+        else:
+            model.save_pretrained(staging)
+            for file in TOKENIZER_FILES:
+                if (tokenizer / file).exists():
+                    shutil.copy(tokenizer / file, staging / file)
+            exported = export_models(
+                model,
+                staging,
+                encoder=encoder,
+                pieces=pieces,
+                calibration=sample(data.train.texts, recipe.export.calibration, seed=recipe.seed),
+                options=recipe.export,
+                log=say,
+                record=(facts or {}).get("quantisation"),
+                **judged,
+            )
         draft = Manifest(
             name=name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -108,7 +114,7 @@ def sample(texts: Sequence[Text], size: int, *, seed: int) -> list[Text]:
     return [texts[row] for row in rows]
 
 
-def torch_logits(model: nn.Module, pieces: WordPieces, examples: Any, accelerator: Accelerator) -> np.ndarray:
+def torch_logits(model: nn.Module, pieces: WordPieces | Reading, examples: Any, accelerator: Accelerator) -> np.ndarray:
     batches = evaluate.batches(pieces, examples, accelerator.device, size=evaluate.SIZE)  # this process alone
     return evaluate.logits(model.to(accelerator.device), batches)
 

@@ -1,12 +1,14 @@
 """data -> pre-training, if any -> teacher -> student -> stages -> export -> gate. Read it from top to bottom."""
 
 import copy
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -15,15 +17,16 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from compress import catalogue, masked, models
-from compress.data.load import Data, load
+from compress import catalogue, corpus, masked, models
+from compress.anatomy import has_blocks
+from compress.data.load import Data, Examples, load, unlabelled
 from compress.package import package, torch_logits
 from compress.pretrain import costs as pretraining_costs
 from compress.pretrain import pretrained
 from compress.progress import say
 from compress.recipe import Recipe, StageRecipe, difference, digest
+from compress.source import Source
 from compress.stage import on_task, run_stage
-from compress.students.truncated import Truncated
 from compress.teacher import Teacher, alone, teacher
 from compress.technique import Run
 from serve import artefact
@@ -48,14 +51,17 @@ def compress(
     if (finished := claim(recipe, out, work, resume=resume, force=force)) is not None:
         return finished
     examples = load(recipe.task, seed=recipe.seed)
-    rehearse(recipe, examples, student, accelerator)
+    texts = corpus_of(recipe, examples)
+    rehearse(recipe, examples, texts, student, accelerator)
     if accelerator.is_main_process:
         begin(recipe, out, work, examples)
     accelerator.wait_for_everyone()
 
     start = str(pretrained(recipe, accelerator)) if recipe.pretraining else recipe.student.start
     tutor = teacher(recipe, examples, accelerator)
-    model = student.build(begun_from(start, tutor, recipe, examples)).requires_grad_(True)
+    begun = partial(begun_from, start, tutor, recipe, examples)
+    model, pieces = student.begin(Source(begun, tutor.pieces, examples, texts.texts, start, recipe.seed))
+    model.requires_grad_(True)
     say(f"student: {parameters(model):,} parameters, the teacher has {parameters(tutor.model):,}")
     facts: dict[str, Any] = {}
     before = [*(pretraining_costs(Path(start)) if start and recipe.pretraining else ()), *tutor.costs]
@@ -65,8 +71,8 @@ def compress(
         material = partial(
             on_task,
             stage,
-            examples,
-            tutor.pieces,
+            learning(stage, examples, texts),
+            pieces,
             accelerator,
             seed=recipe.seed + number,
             teacher=tutor if stage.teacher == "fine-tuned" else frozen(model),
@@ -85,13 +91,29 @@ def compress(
         facts = content["facts"]  # of the last stage: later training would make earlier ones untrue
         costs.append(content["cost"])
     if accelerator.is_main_process:
-        finish(recipe, out, examples, tutor, model, facts, costs, accelerator, force=force)
+        finish(recipe, out, examples, tutor, model, pieces, facts, costs, accelerator, force=force)
         for folder in folders:
             if folder.parent == work:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.with_name(f"{folder.name}.lock").unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return artefact.load(out, verify=False)
+
+
+def corpus_of(recipe: Recipe, examples: Data) -> Examples:
+    """The texts without labels that stages learn from and vocabularies are counted in."""
+    if recipe.corpus is None or not recipe.reads_corpus:
+        return unlabelled([], examples)
+    found = unlabelled([text for part in corpus.read(recipe.corpus) for text in part], examples)
+    say(f"corpus: {len(found):,} texts without labels")
+    return found
+
+
+def learning(stage: StageRecipe, examples: Data, corpus: Examples) -> Data:
+    """`examples`, with the texts that the stage learns from for training."""
+    parts = {"corpus": [corpus], "both": [examples.train, corpus]}.get(stage.texts or "task", [examples.train])
+    texts = [text for part in parts for text in part.texts]
+    return dataclasses.replace(examples, train=Examples(texts, np.concatenate([part.labels for part in parts])))
 
 
 def stage_folders(recipe: Recipe, work: Path, share: Path | None, origin: list[Any]) -> list[Path]:
@@ -130,16 +152,24 @@ def claim(recipe: Recipe, out: Path, work: Path, *, resume: bool, force: bool) -
     return None
 
 
-def rehearse(recipe: Recipe, examples: Data, student: Truncated, accelerator: Accelerator) -> None:
+def rehearse(recipe: Recipe, examples: Data, texts: Examples, student: Any, accelerator: Accelerator) -> None:
     """Go through every stage without an update, so that what cannot work is said before hours of training."""
+    start = recipe.student.start or (recipe.teacher.model if recipe.pretraining else None)
+    begun = partial(pretended, recipe, examples, accelerator)
+    model, _ = student.begin(Source(begun, None, examples, texts.texts, start, recipe.seed))
+    teacher, _ = models.load(recipe.teacher.model, examples.labels, recipe.task.max_length)
+    walk_through(model, teacher, recipe.stages, examples.kind, accelerator)
+
+
+def pretended(recipe: Recipe, examples: Data, accelerator: Accelerator) -> nn.Module:
+    """A model of the shapes that the student's stages will begin with."""
     checkpoint = recipe.student.start or recipe.teacher.model
     model, _ = models.load(checkpoint, examples.labels, recipe.task.max_length)
-    teacher, _ = models.load(recipe.teacher.model, examples.labels, recipe.task.max_length)
     if recipe.pretraining:
         encoder, _, _ = masked.load(checkpoint)
         learned: Any = walk_through(encoder, None, recipe.pretraining, "classification", accelerator)
         model.base_model.load_state_dict(learned.lm.base_model.state_dict(), strict=False)  # the pooler may be fresh
-    walk_through(student.build(model), teacher, recipe.stages, examples.kind, accelerator)
+    return model
 
 
 def walk_through(
@@ -150,6 +180,11 @@ def walk_through(
         chosen = catalogue.techniques(stage.techniques)
         tutor = teacher if stage.teacher == "fine-tuned" else frozen(model)
         run = Run(model, chosen, 1, kind, tutor, accelerator=accelerator)
+        if not has_blocks(model) and (more := run.needs - {"teacher"}):
+            raise ValueError(
+                f"a technique of this stage learns from {', '.join(sorted(more))}, and this student gives nothing but "
+                "logits: leave it out, or choose another student"
+            )
         run.prepare()
         run.finish()
         model = run.model
@@ -208,6 +243,7 @@ def finish(
     examples: Data,
     tutor: Teacher,
     model: nn.Module,
+    pieces: Any,
     facts: dict[str, Any],
     costs: list[dict[str, Any]],
     accelerator: Accelerator,
@@ -231,7 +267,7 @@ def finish(
         out,
         name=recipe.name,
         encoder=taught.encoder,
-        pieces=tutor.pieces,
+        pieces=pieces,
         data=examples,
         recipe=recipe,
         identity=identity,

@@ -54,7 +54,7 @@ class TrainRecipe(Frozen):
     max_norm: float = Field(1.0, gt=0)  # of the whole gradient
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     evaluations: int = Field(4, ge=1)  # on the selection split, the last one at the end
-    keep: Literal["best", "last"] = "best"  # which of the evaluated weights
+    keep: Literal["best", "last", "better"] = "best"  # of the evaluated weights; better: or those it began with
     checkpoint: int = Field(200, gt=0)  # updates between two checkpoints
 
 
@@ -63,6 +63,7 @@ class TeacherRecipe(TrainRecipe):
 
     model: str  # local folder, `package:<import name>/<folder>`, or a Hugging Face hub name
     epochs: float = Field(3.0, ge=0)
+    answers: Literal["torch", "served"] | None = None  # with which logits are made; served: its INT8 file, much faster
 
 
 class Choice(BaseModel):
@@ -92,6 +93,7 @@ class StageRecipe(TrainRecipe):
 
     techniques: tuple[Choice, ...] = Field(min_length=1)
     teacher: Literal["fine-tuned", "start"] = "fine-tuned"  # start: a frozen copy of the model as the stage finds it
+    texts: Literal["task", "corpus", "both"] | None = None  # to learn from; None: the task's. A corpus has no labels
 
 
 class TextsRecipe(Frozen):
@@ -101,11 +103,15 @@ class TextsRecipe(Frozen):
     config: str | None = None
     split: str | None = None  # None: train
     text: str = "text"
+    sentences: bool = False  # each sentence is a text
     limit: int | None = Field(None, gt=0)  # texts at most, drawn at random
 
 
 class CorpusRecipe(Frozen):
-    """The text of the pre-training stages, as one stream of word pieces cut into sequences."""
+    """Text without labels: for stages that learn from it, for vocabularies, and for pre-training.
+
+    Pre-training takes it as one stream of word pieces cut into sequences; only there the other fields matter.
+    """
 
     texts: tuple[TextsRecipe, ...] = Field(min_length=1)
     max_length: int = Field(128, ge=8)  # word pieces a sequence, special ones included
@@ -118,6 +124,7 @@ class PretrainingStage(StageRecipe):
     """One run on the corpus: labels are the masked word pieces, the teacher is the model as the stage finds it."""
 
     teacher: Literal["start"] = "start"
+    texts: None = None
     updates: int | None = Field(None, gt=0)  # instead of epochs
     keep: Literal["best", "last"] = "last"
     evaluations: int = Field(2, ge=1)  # of the held-out loss
@@ -133,7 +140,7 @@ class ExportRecipe(Frozen):
 
 
 class Recipe(Frozen):
-    """teacher -> pre-training on a corpus, if any -> student -> stages -> export, on one task."""
+    """teacher -> pre-training on the corpus, if any -> student -> stages -> export, on one task."""
 
     name: str = Field("student", pattern=r"^[a-z0-9][a-z0-9._-]*$")
     seed: int = 0
@@ -146,12 +153,23 @@ class Recipe(Frozen):
     export: ExportRecipe = ExportRecipe()
 
     @model_validator(mode="after")
-    def _corpus_for_pretraining(self) -> Self:
-        if bool(self.pretraining) != (self.corpus is not None):
-            raise ValueError("corpus and pretraining go together: give both or neither")
+    def _corpus_where_it_is_read(self) -> Self:
+        reading = [f"stages.{at}.texts" for at, stage in enumerate(self.stages) if stage.texts not in (None, "task")]
+        if reading and len(self.task.text) > 1:
+            raise ValueError(f"{reading[0]}: a corpus holds single texts, and the task has pairs: leave it out")
+        reading += ["pretraining"] if self.pretraining else []
+        if reading and self.corpus is None:
+            raise ValueError(f"{reading[0]} needs a corpus: name its texts under corpus, or leave {reading[0]} out")
+        if self.corpus is not None and not (reading or self.reads_corpus):
+            raise ValueError("the corpus is read by nothing: give pretraining or a stage's texts, or leave it out")
         if self.pretraining and self.student.start:
             raise ValueError("student.start names a checkpoint, and so does pretraining: leave one of them out")
         return self
+
+    @property
+    def reads_corpus(self) -> bool:
+        """Whether anything but pre-training looks at the corpus: a stage, or the vocabulary of n-grams."""
+        return self.student.use == "ngram" or any(stage.texts not in (None, "task") for stage in self.stages)
 
     @classmethod
     def read(cls, source: str | Path, settings: Sequence[str] = ()) -> Self:

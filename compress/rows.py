@@ -26,6 +26,10 @@ def is_by_rows(weight: Tensor) -> bool:
     return getattr(weight, "by_rows", False)
 
 
+def has_sparse_gradient(weight: Tensor) -> bool:
+    return weight.grad is not None and weight.grad.is_sparse
+
+
 def reduce(table_VD: Tensor) -> None:
     """Sum the table's gradient over processes."""
     if table_VD.grad is None:
@@ -50,7 +54,7 @@ class _Means(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Each row's gradient is the sum over its occurrences: the same sums, with texts and rows in each other's place."""
+        """Each row's gradient is a sum over its occurrences: the same sums, texts and rows in each other's place."""
         ids_N, lengths_B = ctx.saved_tensors
         ids_N, order_N = ids_N.sort(stable=True)  # stable: the same sums whenever it is run
         texts_N = torch.repeat_interleave(torch.arange(len(lengths_B), device=ids_N.device), lengths_B)[order_N]
@@ -79,13 +83,10 @@ class AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         assert closure is None
-        touched = [
-            (group, p) for group in self.param_groups for p in group["params"] if p.grad is not None and p.grad.is_sparse
-        ]
-        shrink = getattr(self, "grad_scale", None)
-        for group, table_VD in touched:
-            self._rows(group, table_VD, shrink)
-            table_VD.grad = None
+        for group in self.param_groups:
+            for table_VD in filter(has_sparse_gradient, group["params"]):
+                self._rows(group, table_VD, getattr(self, "grad_scale", None))
+                table_VD.grad = None
         super().step()
 
     def _rows(self, group: dict[str, Any], table_VD: nn.Parameter, shrink: Tensor | None) -> None:

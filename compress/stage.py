@@ -147,6 +147,6 @@ def on_task(
 
     def teacher_logits() -> torch.Tensor:
         autocast = autocast_for(options.precision, accelerator.device)
-        return torch.from_numpy(teacher.logits(updates, accelerator, autocast)).to(accelerator.device)
+        return torch.from_numpy(teacher.logits(data.train, accelerator, autocast)).to(accelerator.device)
 
     return Material(updates, score, data.kind, teacher.model, teacher_logits)

@@ -9,9 +9,12 @@ from compress.technique import Step, Technique
 
 
 def task_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
-    """Cross-entropy of integer labels, -100 where there is none; squared error of floating ones (C = 1)."""
+    """Cross-entropy of integer labels, -100 where there is none; squared error of floating ones (C = 1), or NaN."""
     if labels_B.is_floating_point():
-        return F.mse_loss(logits_BC.float().squeeze(-1), labels_B)
+        there = ~labels_B.isnan()
+        if not there.any():
+            return logits_BC.float().sum() * 0
+        return F.mse_loss(logits_BC.float().squeeze(-1)[there], labels_B[there])
     if not (labels_B != -100).any():
         return logits_BC.float().sum() * 0  # nothing labelled: no signal, and not NaN
     return F.cross_entropy(logits_BC.float(), labels_B)

@@ -5,8 +5,9 @@ teacher finds it there, and a killed fine-tuning goes on where its last checkpoi
 """
 
 import hashlib
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from torch import nn
 
 from compress import evaluate
 from compress.batches import Batches
-from compress.data.load import Data
+from compress.data.load import Data, Examples
 from compress.models import align_labels, encoder_of, load, locate, pieces_of
 from compress.package import package
 from compress.progress import say
@@ -32,6 +33,9 @@ from compress.supervised import Supervised
 from serve import artefact, cache
 from serve.artefact import Artefact
 from serve.encode import WordPieces
+from serve.runtime import Session
+
+PART = 2048  # texts whose logits are kept together
 
 
 @dataclass
@@ -40,28 +44,62 @@ class Teacher:
     artefact: Artefact
     model: nn.Module
     pieces: WordPieces
+    served: bool = False  # whether logits come from the file that is served, and not from torch
 
     @property
     def costs(self) -> list[dict[str, Any]]:
         """What its fine-tuning took."""
         return list(self.artefact.manifest.provenance.get("cost", ()))
 
-    def logits(self, data: Batches, accelerator: Accelerator, autocast: Any) -> np.ndarray:
-        """Logits [N, C] on every text of `data`, computed once and then read from the cache."""
+    def session(self) -> Callable[[Batches], np.ndarray]:
+        """What answers encoded texts with the file that is served, in the runtime that is quickest here."""
+        session = Session(self.artefact, runtime="auto")
+        return lambda data: session.logits_of(data.encoded)
+
+    def logits(self, examples: Examples, accelerator: Accelerator, autocast: Any) -> np.ndarray:
+        """Logits [N, C] on every text, computed once and then read from the cache.
+
+        Processes share the work, and what was done before a stop is not done again.
+        """
+        shares = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+        data = evaluate.batches(self.pieces, examples, accelerator.device, size=evaluate.SIZE, **shares)
         with autocast():
             precision = "bf16" if torch.is_autocast_enabled(accelerator.device.type) else "fp32"
+        if self.served:
+            precision = self.artefact.manifest.served
         path = cache.folder() / "logits" / f"{self.key}-{texts_digest(data)}-{precision}.npy"
         with alone(path, accelerator):
             if not path.exists():
                 if accelerator.is_main_process:
-                    say(f"teacher: logits for {len(data.labels):,} texts ({precision})")
+                    say(f"teacher: logits for {len(examples):,} texts ({precision})")
+                answer = self.session() if self.served else partial(evaluate.logits, self.model.to(accelerator.device))
                 with autocast():
-                    values = evaluate.logits(self.model.to(accelerator.device), data)
+                    values = annotated(answer, data, path.with_suffix(""), accelerator)
                 if accelerator.is_main_process:
                     part = path.with_suffix(".part.npy")
                     np.save(part, values)
                     part.replace(path)
+                    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         return np.load(path)
+
+
+def annotated(
+    answer: Callable[[Batches], np.ndarray], data: Batches, folder: Path, accelerator: Accelerator
+) -> np.ndarray:
+    """The answers [N, C] in the order of the texts, kept in `folder` in parts until all are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    total = math.ceil(len(data.labels) / PART)
+    for at in range(total):
+        target = folder / f"{at}.npy"
+        if at % data.world == data.rank and not target.exists():
+            rows = np.arange(at * PART, min((at + 1) * PART, len(data.labels)))
+            values = answer(data.only(rows))
+            np.save(folder / f"{at}.part.npy", values)
+            (folder / f"{at}.part.npy").replace(target)
+            if total > 1 and accelerator.is_main_process:
+                say(f"teacher: part {at + 1:,} of {total:,} is done")
+    accelerator.wait_for_everyone()
+    return np.concatenate([np.load(folder / f"{at}.npy") for at in range(total)])
 
 
 @contextmanager
@@ -97,7 +135,7 @@ def weights_digest(source: str) -> str:
 
 
 def key_of(recipe: Recipe, data: Data) -> str:
-    training = recipe.teacher.model_dump(exclude={"model", "checkpoint"}, exclude_none=True)
+    training = recipe.teacher.model_dump(exclude={"answers", "checkpoint", "model"}, exclude_none=True)
     return digest(
         {
             "model": weights_digest(locate(recipe.teacher.model)),
@@ -122,7 +160,8 @@ def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
         scores = {split: round(rows["teacher"]["value"], 4) for split, rows in found.manifest.metrics.items()}
         say(f"teacher {key}: {recipe.teacher.model}, {data.metric} {scores}")
     model, _ = load(str(folder), data.labels, recipe.task.max_length)
-    return Teacher(key, found, model.requires_grad_(False), pieces_of(folder, found.manifest.encoder))
+    pieces = pieces_of(folder, found.manifest.encoder)
+    return Teacher(key, found, model.requires_grad_(False), pieces, served=recipe.teacher.answers == "served")
 
 
 def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, folder: Path) -> None:

@@ -89,22 +89,27 @@ def train(
     weights = [p for group in run.optimizer.param_groups for p in group["params"]]
     run.model.train()
 
+    def judge() -> None:
+        history.append({"step": run.step, "score": run.score(run.model), **run_terms(run)})
+        progress.evaluated(history[-1])
+        if options.keep != "last" and leads(run, history) and run.accelerator.is_main_process:
+            checkpoint.write(best, {"step": run.step, "model": run.model.state_dict()})
+
     with Interrupts(run.accelerator) as interrupts, Progress(title, run, options.batch_size) as progress:
+        if options.keep == "better" and not history:
+            judge()
         while run.step < run.steps:
             update(run, data, weights, options)
             run.cost["seconds"] = time.monotonic() - began
             progress.advance()
             if run.step in due:
-                history.append({"step": run.step, "score": run.score(run.model), **run_terms(run)})
-                progress.evaluated(history[-1])
-                if options.keep == "best" and leads(run, history) and run.accelerator.is_main_process:
-                    checkpoint.write(best, {"step": run.step, "model": run.model.state_dict()})
+                judge()
             if run.step % options.checkpoint == 0 or run.step == run.steps or interrupts.came:
                 checkpoint.save(run, saved, history=history, cost=dict(run.cost))
             interrupts.leave(f"{run.step} of {run.steps} updates are saved; --resume continues there")
 
     run.accelerator.wait_for_everyone()
-    if options.keep == "best":
+    if options.keep != "last":
         run.model.load_state_dict(checkpoint.read(best)["model"])
     run.finish()
     return history

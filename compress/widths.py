@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.anatomy import Anatomy, anatomy, blocks, encoder_path
+from compress.anatomy import Anatomy, anatomy, blocks, encoder_path, has_blocks
 
 FIELD = "bantam_widths"
 HEADS = "bantam_heads"  # beside it where blocks share one bias of the scores: which of its heads each block uses
@@ -114,7 +114,12 @@ def restore(model: nn.Module) -> None:
 
 
 def structure(model: nn.Module) -> dict[str, Any]:
-    """Depth, widths and notes as plain values, from which `rebuild` makes a model with the same shapes."""
+    """Depth, widths and notes as plain values, from which `rebuild` makes a model with the same shapes.
+
+    Nothing for a student that is no encoder, whose shapes never change.
+    """
+    if not has_blocks(model):
+        return {}
     told = {key: value for key, value in vars(model.config).items() if key.startswith(NOTES)}
     heads = told.pop(HEADS, None)
     told.pop(FIELD, None)

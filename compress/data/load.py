@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Text = str | tuple[str, str]
 
+NO_LABEL = -100  # of a class, as torch has it
 REGRESSION_METRICS = frozenset({"pearson", "spearman", "mse"})
 
 
@@ -80,6 +81,18 @@ def load(task: "TaskRecipe", *, seed: int) -> Data:
         notes=tuple(notes),
         fingerprint=_fingerprint(names, {"train": parts.train, "selection": parts.selection} | parts.reports),
     )
+
+
+def unlabelled(texts: list[str], data: Data) -> Examples:
+    """`texts` as examples without labels, without those that stand in a split that selects or is reported.
+
+    In place of a label stands -100, or NaN for regression.
+    """
+    looked_at = {splits.key(text) for part in (data.selection, *data.reports.values()) for text in part.texts}
+    kept: list[Text] = [text for text in texts if splits.key(text) not in looked_at]
+    if data.kind == "regression":
+        return Examples(kept, np.full(len(kept), np.nan, dtype=np.float32))
+    return Examples(kept, np.full(len(kept), NO_LABEL, dtype=np.int64))
 
 
 def _parts(found: Found, task: "TaskRecipe", labels: Labels) -> tuple[Parts, list[str]]:

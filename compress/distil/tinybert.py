@@ -86,6 +86,7 @@ class TinyBERT(Technique):
                 run.tap(run.teacher, theirs)
 
     def check(self, run: Run) -> None:
+        deep = (len(blocks(run.model)), len(blocks(run.teacher)))
         student, teacher = (
             {m.config.num_attention_heads, *(heads for heads, _ in widths(m))} for m in (run.model, run.teacher)
         )
@@ -94,7 +95,6 @@ class TinyBERT(Technique):
                 "distil/tinybert compares attention head by head; the student has "
                 f"{listed(student)} heads, the teacher {listed(teacher)}: set attention to false"
             )
-        deep = (len(blocks(run.model)), len(blocks(run.teacher)))
         for pair in self.layers or ():
             if not all(1 <= layer <= depth for layer, depth in zip(pair, deep, strict=True)):
                 raise ValueError(f"distil/tinybert maps layers 1-{deep[0]} to 1-{deep[1]}, got {pair}")

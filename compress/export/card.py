@@ -34,7 +34,7 @@ curl -s localhost:3000/predict -H 'content-type: application/json' -d '{request}
 bantam predict {name} --input texts.txt --output scores.jsonl
 ```
 
-With onnxruntime and tokenizers alone:
+{with_what}:
 
 ```python
 {code}
@@ -52,6 +52,11 @@ feeds = {{"input_ids": [row.ids], "attention_mask": [row.attention_mask], "token
 feeds = {{name: np.array(feeds[name]) for name in {inputs}}}
 print(session.run(["logits"], feeds)[0])  # {columns}"""
 
+NGRAM_CODE = """from serve.runtime import Session
+
+session = Session("{name}", runtime="bantam")
+print(session.logits([{text}]))  # {columns}"""
+
 
 def card(manifest: Manifest) -> str:
     """The model card, with the front matter that the Hugging Face hub reads."""
@@ -67,15 +72,29 @@ def card(manifest: Manifest) -> str:
         results=_results(manifest),
         files=_files(manifest),
         request=request,
-        code=CODE.format(
-            name=manifest.name,
-            tokenizer=manifest.encoder.file,
-            max_length=manifest.encoder.max_length,
-            path=manifest.models[manifest.served].path,
-            text='"a text", "another text"' if pair else '"a text"',
-            inputs=list(manifest.encoder.inputs),
-            columns="the score" if task.kind == "regression" else f"logits of {', '.join(task.labels[:20])}",
-        ),
+        with_what="In Python" if _reads_ngrams(manifest) else "With onnxruntime and tokenizers alone",
+        code=_code(manifest),
+    )
+
+
+def _reads_ngrams(manifest: Manifest) -> bool:
+    return manifest.encoder.kind == "ngram"
+
+
+def _code(manifest: Manifest) -> str:
+    task = manifest.task
+    columns = "the score" if task.kind == "regression" else f"logits of {', '.join(task.labels[:20])}"
+    text = '"a text", "another text"' if task.inputs == 2 else '"a text"'
+    if _reads_ngrams(manifest):
+        return NGRAM_CODE.format(name=manifest.name, text=f"({text})" if task.inputs == 2 else text, columns=columns)
+    return CODE.format(
+        name=manifest.name,
+        tokenizer=manifest.encoder.file,
+        max_length=manifest.encoder.max_length,
+        path=manifest.models[manifest.served].path,
+        text=text,
+        inputs=list(manifest.encoder.inputs),
+        columns=columns,
     )
 
 
@@ -90,7 +109,9 @@ def _what(manifest: Manifest) -> str:
         answer = f"Puts {subject} into one of {len(task.labels)} classes: {shown}{more}."
     teacher = manifest.teacher.get("model")
     origin = f" A student of `{teacher}`, made by Bantam on {manifest.created[:10]}." if teacher else ""
-    limit = f" Texts are cut to {manifest.encoder.max_length} tokens."
+    limit = f" Texts are cut to {manifest.encoder.max_length:,} {'words' if _reads_ngrams(manifest) else 'tokens'}."
+    if _reads_ngrams(manifest):
+        limit = " It looks at single words and word n-grams, not at their order beyond." + limit
     return answer + limit + origin
 
 

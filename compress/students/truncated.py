@@ -6,10 +6,12 @@ Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 2: one layer of two,
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from compress.anatomy import blocks
+from compress.source import Source
 from compress.widths import keep_blocks
 
 PAPER = (0, 2, 4, 7, 9, 11)  # of 12, in the released code
@@ -25,6 +27,10 @@ def spread(keep: int, depth: int) -> tuple[int, ...]:
 @dataclass
 class Truncated:
     layers: int | tuple[int, ...] = 6  # how many, or which of the teacher's, counted from 0
+
+    def begin(self, source: Source) -> tuple[nn.Module, Any]:
+        """The student, and how it reads texts: as the model does that it is cut from."""
+        return self.build(source.model()), source.pieces
 
     def build(self, teacher: nn.Module) -> nn.Module:
         """A new module; the teacher is left as it is. Raises ValueError for layers that it does not have."""

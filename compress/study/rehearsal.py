@@ -47,7 +47,8 @@ def faults(asked: Sequence[dict[str, Any]]) -> list[str]:
             if key not in data:
                 data.clear()  # jobs come task by task
                 data[key] = load(recipe.task, seed=recipe.seed)
-            pipeline.rehearse(recipe, data[key], student, accelerator)
+            texts = pipeline.corpus_of(recipe, data[key])
+            pipeline.rehearse(recipe, data[key], texts, student, accelerator)
         except (ValueError, OSError) as error:
             found.append(f"{one['name']}: {error}")
     return found

@@ -107,10 +107,10 @@ def test_a_finished_run_is_kept_or_refused(made: Path, toy_settings: list[str]) 
         compress(Recipe.read("demo", [*toy_settings, *SHORT, "seed=1"]), made, resume=True)
 
 
-PRETRAINED = {"prune-ofa", "prune-ofa-transfer"}  # test_pretrain.py runs these
+ELSEWHERE = {"ngram", "prune-ofa", "prune-ofa-transfer"}  # test_student.py and test_pretrain.py run these
 
 
-@pytest.mark.parametrize("name", sorted({path.stem for path in RECIPES.glob("*.yaml")} - PRETRAINED))
+@pytest.mark.parametrize("name", sorted({path.stem for path in RECIPES.glob("*.yaml")} - ELSEWHERE))
 def test_recipes_that_come_along_run(name: str, toy_settings: list[str], tmp_path: Path) -> None:
     recipe = Recipe.read(name, toy_settings)
     stages = [f"stages.{i}.{value}" for i, _ in enumerate(recipe.stages) for value in ("epochs=0.5", "evaluations=1")]

@@ -225,7 +225,7 @@ def test_student_and_teacher_must_share_word_pieces(ofa: list[str], toy: Path, t
         ("student.start=somewhere", "leave one of them out"),
         ("pretraining.0.updates=0", "greater than 0"),
         ("pretraining.0.teacher=fine-tuned", "'start'"),
-        ("corpus=null", "go together"),
+        ("corpus=null", "pretraining needs a corpus"),
     ],
 )
 def test_bad_input_is_one_error(setting: str, complaint: str, ofa: list[str]) -> None:
