@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.engine.network import ACTIVATIONS, Layer, Linear, Network, Norm, attention_scale
+from serve.engine.network import ACTIVATIONS, READS, Layer, Linear, Network, Norm, attention_scale
 
-MAGIC, VERSION = b"BANTAM\n\0", 1
+MAGIC, VERSION = b"BANTAM\n\0", 2
 ALIGNMENT, STRIP, GROUP = 64, 16, 4
-READS_FIRST = 0
 NOT_STORED = 0xFFFFFFFF
 WORTH = 0.9  # a format that keeps more of a matrix than this is not stored
 FORMATS = ((16, 4), (4, 1), (4, 4))  # outputs x inputs of a block
@@ -59,11 +58,11 @@ def _description(network: Network, width: int) -> NDArray[np.uint32]:
         ACTIVATIONS[network.activation],
         network.first_position,
         *(int(skips), network.pad if network.pad is not None else 0),
-        READS_FIRST,
+        READS[network.reads],
         len(network.head),
         ACTIVATIONS[network.head_activation],
-        len(network.head[-1].scale),
-        0,
+        len(network.head[-1].scale) if network.head else network.words.shape[1],
+        int(network.unit),
     )
 
 

@@ -17,7 +17,8 @@ from serve.errors import ArtefactError
 from serve.packing.onnx_file import fields, varint
 
 GRAPH = 7  # of ModelProto
-NODE, INITIALISER = 1, 5  # of GraphProto
+NODE, INITIALISER, GIVEN = 1, 5, 12  # of GraphProto; GIVEN: its outputs
+VALUE_NAME = 1  # of ValueInfoProto
 INPUT, OUTPUT, NODE_NAME, OPERATOR, ATTRIBUTE = 1, 2, 3, 4, 5  # of NodeProto
 FLOAT, INTEGER, TENSOR = 2, 3, 5  # of AttributeProto; its name is 1
 DIMS, TYPE, FLOATS, INT32S, INT64S, NAME, RAW = 1, 2, 4, 5, 7, 8, 9  # of TensorProto
@@ -45,6 +46,7 @@ class Graph:
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     makers: dict[str, Node] = field(default_factory=dict)  # by the name of an output
     users: dict[str, list[Node]] = field(default_factory=dict)  # by the name of an input
+    outputs: list[str] = field(default_factory=list)
 
 
 def read(path: Path) -> Graph:
@@ -76,6 +78,8 @@ def _read(graph: Graph, data: bytes, start: int, end: int) -> None:
             name, value = _tensor(data, low, high)
             if value is not None:
                 graph.constants[name] = value
+        elif number == GIVEN:
+            graph.outputs += [data[at:to].decode() for one, _, at, to in fields(data, low, high) if one == VALUE_NAME]
 
 
 def _node(data: bytes, start: int, end: int) -> tuple[Node, NDArray[Any] | None]:

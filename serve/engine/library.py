@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from threading import local
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.engine.build import LIBRARY
-from serve.engine.network import Declined
+from serve.engine.network import READS, Declined
 
-ABI = 2
+ABI = 3
 PATH = "BANTAM_ENGINE_PATH"  # of the environment: the path to take, for tests and for doubts
 FORMATS = ("best", "dense", "16x4", "4x1", "4x4")
 TIMES = ("embeddings", "products", "attention", "activation", "norms", "rest")
-READS_ALL = 2  # of a head, as in source/engine.h
+SLICE = 8192  # tokens whose ids are put in a row for a call of C, which cuts them into passes
 HEAD = 0xFFFFFFFF  # as a part
 WRONG = {1: "there is no memory", 2: "a text is empty or too long", 3: "a word piece is not in the vocabulary",
          4: "a token type is unknown"}  # fmt: skip
@@ -87,24 +87,49 @@ class Compiled:
         if refusal:
             self._model = P()
             raise Declined(f"its model file is refused: {refusal.decode()}")
-        self.vocabulary, self.longest, self.types, self.outputs, self.reads, self.width = (int(one) for one in shape)
+        self.vocabulary, self.longest, self.types, self.outputs, reads, self.width = (int(one) for one in shape)
+        self.each_token = reads == READS["all"]
         self._mine = local()
 
     def __del__(self) -> None:
         if getattr(self, "_model", None):
             self._library.bantam_close(self._model)
 
-    def run(self, ids: Sequence[NDArray[np.integer]], types: Sequence[NDArray[np.integer]] | None = None) -> Floats:
-        """Answers [texts, outputs] to word pieces, one row of them a text and no padding."""
+    def run(
+        self,
+        ids: Sequence[NDArray[np.integer]],
+        types: Sequence[NDArray[np.integer]] | None = None,
+        *,
+        out: Floats | None = None,
+    ) -> Floats:
+        """Answers to word pieces, one row of them a text and no padding: [texts, outputs], or where `each_token`
+        [tokens of all texts, outputs]. They are written to `out` where it is given. Beyond them and a workspace a
+        thread, this takes memory for the ids of SLICE tokens, however many texts there are.
+        """
         lengths = np.fromiter(map(len, ids), np.int32, len(ids))
-        if not len(ids):
-            return np.zeros((0, self.outputs), np.float32)
-        return self.flat(_joined(ids), None if types is None else _joined(types), lengths)
+        out = self.room(lengths) if out is None else out
+        at = 0
+        for low, high in _slices(lengths):
+            some, kinds = ids[low:high], None if types is None else types[low:high]
+            rows = self.rows(lengths[low:high])
+            self._flat(_joined(some), None if kinds is None else _joined(kinds), lengths[low:high], out[at : at + rows])
+            at += rows
+        return out
 
-    def flat(self, ids: NDArray[np.int32], types: NDArray[np.int32] | None, lengths: NDArray[np.int32]) -> Floats:
+    def rows(self, lengths: NDArray[np.int32]) -> int:
+        """How many answers there are to texts of these lengths."""
+        return int(lengths.sum()) if self.each_token else len(lengths)
+
+    def room(self, lengths: NDArray[np.int32]) -> Floats:
+        """An array for them."""
+        return np.empty((self.rows(lengths), self.outputs), np.float32)
+
+    def _flat(
+        self, ids: NDArray[np.int32], types: NDArray[np.int32] | None, lengths: NDArray[np.int32], out: Floats
+    ) -> None:
         """The same with the texts' word pieces in a row."""
         assert len(ids) == lengths.sum(), (len(ids), lengths)
-        out = np.empty((len(lengths), self.outputs), np.float32)
+        assert out.shape == (self.rows(lengths), self.outputs) and out.dtype == np.float32 and out.flags.c_contiguous
         wrong = self._library.bantam_run(
             self._model,
             self._index,
@@ -117,7 +142,6 @@ class Compiled:
         )
         if wrong:
             raise ValueError(f"{WRONG[wrong]}: at most {self.longest} pieces below {self.vocabulary}")
-        return out
 
     def part(self, index: int, x: Floats, ids: NDArray[np.integer], types: NDArray[np.integer] | None = None) -> Floats:
         """A part of the network alone, for one text: 0 the embeddings of ids, 1.. a layer of x [tokens, width], HEAD.
@@ -127,7 +151,7 @@ class Compiled:
         ids, x = _joined([ids]), np.array(x, np.float32, order="C")
         types = None if types is None else _joined([types])
         assert x.shape == (len(ids), self.width), (x.shape, len(ids), self.width)
-        out = np.empty((len(ids) if self.reads == READS_ALL else 1, self.outputs), np.float32)
+        out = np.empty((len(ids) if self.each_token else 1, self.outputs), np.float32)
         wrong = self._library.bantam_part(
             self._model,
             self._index,
@@ -200,6 +224,16 @@ def multiply(rounds: int, *, path: str) -> int:
     """Do nothing but the path's products of integers, from registers, and return how many; 0 where it has no such."""
     total = np.ones(1, np.int32)
     return int(library().bantam_peak(list(paths()).index(path), rounds, total.ctypes.data)) * rounds
+
+
+def _slices(lengths: NDArray[np.int32]) -> Iterator[tuple[int, int]]:
+    """Texts from .. to that have at most SLICE tokens together, or are one."""
+    ends, low = np.cumsum(lengths), 0
+    while low < len(lengths):
+        before = ends[low - 1] if low else 0
+        high = max(int(np.searchsorted(ends, before + SLICE, "right")), low + 1)
+        yield low, high
+        low = high
 
 
 def _joined(rows: Sequence[NDArray[np.integer]]) -> NDArray[np.int32]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 WIDEST, LONGEST = 16384, 8192  # as in source/engine.h
 ACTIVATIONS = {"gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3, "tanh": 4}
+READS = {"first": 0, "mean": 1, "all": 2}  # what a head reads of the tokens: with "all" it answers each
 
 
 class Declined(Exception):
@@ -59,8 +60,10 @@ class Network:
     first_position: int = 0
     pad: int | None = None  # the id that takes no position of its own, as in RoBERTa
     layers: list[Layer] = field(default_factory=list)
-    head: list[Linear] = field(default_factory=list)
-    tensors: list[str] = field(default_factory=list)  # that hold what the embeddings and each layer give, in the file
+    head: list[Linear] = field(default_factory=list)  # none: it answers what it reads
+    reads: str = "first"
+    unit: bool = False  # whether what it reads is made 1 long; for heads without linears that do not read all
+    tensors: list[str] = field(default_factory=list)  # of the file: what the embeddings, each layer and the head give
 
     @property
     def longest(self) -> int:

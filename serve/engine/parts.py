@@ -12,14 +12,23 @@ from numpy.typing import NDArray
 from serve.engine.graph import Graph, Node
 from serve.engine.network import Declined, Floats, Linear, Norm
 
+WORDS = "embeddings.word_embeddings"
+
 
 class Parts:
-    def __init__(self, graph: Graph, base: str) -> None:
-        self.graph, self.base = graph, base
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.scopes: dict[str, list[Node]] = {}  # by the module that they were traced in
         for node in graph.nodes:
             self.scopes.setdefault(node.scope, []).append(node)
+        self.base = self._base()  # what the names of the encoder's modules begin with, "bert." or "" if traced alone
         self.epsilons: set[float] = set()  # of the normalisations read so far
+
+    def _base(self) -> str:
+        found = [scope.removesuffix(WORDS) for scope in self.scopes if f".{scope}".endswith(f".{WORDS}")]
+        if len(found) != 1:
+            raise Declined(f"it has {len(found)} modules {WORDS}, and of one the encoder is known")
+        return found[0]
 
     def one(self, scope: str, *operators: str) -> Node | None:
         """The node of that module with one of these operators. Raises ValueError for several."""
@@ -49,7 +58,7 @@ class Parts:
         return found
 
     def _gathered(self, name: str) -> list[NDArray[Any]]:
-        nodes = self.scopes.get(f"{self.base}.embeddings.{name}", [])
+        nodes = self.scopes.get(f"{self.base}embeddings.{name}", [])
         names = dict.fromkeys(node.inputs[0] for node in nodes if node.operator == "Gather")
         return [self.graph.constants[name] for name in names if name in self.graph.constants]
 

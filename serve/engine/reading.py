@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from serve.engine.graph import Graph, read
+from serve.engine.heads import read_head
 from serve.engine.network import ACTIVATIONS, LONGEST, WIDEST, Declined, Layer, Network
 from serve.engine.parts import Parts
 from serve.errors import ArtefactError
@@ -63,7 +64,6 @@ FAMILIES = {
     "roberta": ROBERTA,
     "xlm-roberta": ROBERTA,
 }
-BASES = {"camembert": "roberta", "xlm-roberta": "roberta"}  # names of the encoder's module, where not the family's
 
 
 def network(onnx: Path, config: Path) -> Network:
@@ -78,7 +78,7 @@ def network(onnx: Path, config: Path) -> Network:
     if told.get("position_embedding_type", "absolute") != "absolute":
         raise Declined(f"its positions are {told['position_embedding_type']!r}, not absolute")
     try:
-        return _Reading(read(onnx), FAMILIES[kind], BASES.get(str(kind), str(kind)), told).network()
+        return _Reading(read(onnx), FAMILIES[kind], told).network()
     except ArtefactError as error:
         raise Declined(str(error)) from None
     except (KeyError, IndexError, StopIteration, TypeError, ValueError) as error:
@@ -86,9 +86,10 @@ def network(onnx: Path, config: Path) -> Network:
 
 
 class _Reading:
-    def __init__(self, graph: Graph, family: Family, base: str, told: dict[str, Any]) -> None:
-        self.graph, self.family, self.base, self.told = graph, family, base, told
-        self.parts = Parts(graph, base)
+    def __init__(self, graph: Graph, family: Family, told: dict[str, Any]) -> None:
+        self.graph, self.family, self.told = graph, family, told
+        self.parts = Parts(graph)
+        self.base = self.parts.base
 
     def network(self) -> Network:
         family, told = self.family, self.told
@@ -103,8 +104,10 @@ class _Reading:
         pad = None if family.counts_pads else int(told["pad_token_id"])
         depth = self._depth()
         layers = [self._layer(index) for index in range(depth)]
-        norms = [f"{self.base}.{family.layer}.{index}.{family.second}" for index in range(depth)]
-        norms.insert(0, f"{self.base}.embeddings.LayerNorm")
+        norms = [f"{self.base}{family.layer}.{index}.{family.second}" for index in range(depth)]
+        norms.insert(0, f"{self.base}embeddings.LayerNorm")
+        hidden = [self.parts.output(norm) for norm in norms]
+        head = read_head(self.parts, family.head, hidden[-1])
         found = Network(
             words=words,
             word_scale=word_scale,
@@ -118,8 +121,10 @@ class _Reading:
             first_position=0 if pad is None else pad + 1,
             pad=pad,
             layers=layers,
-            head=[self.parts.linear(scope) for scope in family.head],
-            tensors=[self.parts.output(norm) for norm in norms],
+            head=head.linears,
+            reads=head.reads,
+            unit=head.unit,
+            tensors=[*hidden, head.tensor],
         )
         self._check(found, width)
         return found
@@ -141,20 +146,20 @@ class _Reading:
     def _confirm(self, size: int) -> None:
         """Declined unless every attention reshapes to heads of that size: the matrices would suit any other, too."""
         for scope, nodes in self.parts.scopes.items():
-            if not scope.startswith(f"{self.base}.{self.family.layer}.") or not self.parts.one(scope, "Softmax"):
+            if not scope.startswith(f"{self.base}{self.family.layer}.") or not self.parts.one(scope, "Softmax"):
                 continue
             values = [self.graph.constants.get(name) for node in nodes for name in node.inputs]
             if not any(value is not None and value.dtype == np.int64 and size in value for value in values):
                 raise Declined(f"config.json tells heads of {size}, and {scope} has others")
 
     def _depth(self) -> int:
-        prefix = f"{self.base}.{self.family.layer}."
+        prefix = f"{self.base}{self.family.layer}."
         return 1 + max(
             int(scope[len(prefix) :].split(".")[0]) for scope in self.parts.scopes if scope.startswith(prefix)
         )
 
     def _layer(self, index: int) -> Layer:
-        family, scope = self.family, f"{self.base}.{self.family.layer}.{index}"
+        family, scope = self.family, f"{self.base}{self.family.layer}.{index}"
         query, key, value = (self.parts.maybe(f"{scope}.{name}") for name in (family.query, family.key, family.value))
         up = self.parts.maybe(f"{scope}.{family.up}")
         first, second = f"{scope}.{family.first}", f"{scope}.{family.second}"

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from serve.engine.graph import read
 from serve.engine.library import HEAD, Compiled, paths
-from serve.engine.network import Declined, Floats, Network
+from serve.engine.network import Declined, Floats, Linear, Network
 
 TEXTS = 12  # random ones, among them the shortest and a long one
 AT_MOST = 128  # word pieces of each
@@ -30,7 +31,7 @@ IN_FLOAT = {"avx512bf16": "avx512"}  # attention in bf16 is 0.05 from onnxruntim
 class Text:
     ids: NDArray[np.int64]
     types: NDArray[np.int64] | None
-    expected: list[Floats]  # [tokens, D] of the embeddings and each layer, [1, outputs] of the head
+    expected: list[Floats]  # [tokens, D] of the embeddings and each layer, [1 or tokens, outputs] of the head
 
 
 def rehearse(path: Path, network: Network, compiled: Compiled) -> None:
@@ -53,17 +54,22 @@ def _texts(path: Path, network: Network, compiled: Compiled) -> Iterator[Text]:
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
-    model = shown(path.read_bytes(), network.tensors)
+    given = read(path).outputs  # already: an encoder without a head gives its last layer's
+    model = shown(path.read_bytes(), [name for name in network.tensors if name not in given])
     reference = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = {one.name for one in reference.get_inputs()}
     rng, longest = np.random.default_rng(0), min(compiled.longest, AT_MOST)
     for length in [1, min(2, longest), longest, *rng.integers(1, longest + 1, TEXTS - 3).tolist()]:
         ids, types = rng.integers(0, compiled.vocabulary, length), np.sort(rng.integers(0, compiled.types, length))
         feeds = {"input_ids": ids[None], "attention_mask": np.ones_like(ids)[None], "token_type_ids": types[None]}
-        logits, *hidden = reference.run(None, {name: feeds[name] for name in names})
-        if logits.shape[1] != compiled.outputs:
-            raise Declined(f"it answers {compiled.outputs} numbers, onnxruntime {logits.shape[1]}")
-        yield Text(ids, types if "token_type_ids" in names else None, [*(one[0] for one in hidden), logits])
+        asked = dict.fromkeys(network.tensors)  # onnxruntime gives none of them twice
+        found = dict(zip(asked, reference.run(list(asked), {name: feeds[name] for name in names}), strict=True))
+        *hidden, answers = (found[name] for name in network.tensors)
+        expected = (1, length, compiled.outputs) if compiled.each_token else (1, compiled.outputs)
+        if answers.shape != expected:
+            raise Declined(f"it answers {expected} numbers, onnxruntime {answers.shape}")
+        parts = [*(one[0] for one in hidden), answers[0] if compiled.each_token else answers]
+        yield Text(ids, types if "token_type_ids" in names else None, parts)
 
 
 def _apart(compiled: Compiled, texts: Sequence[Text], index: int) -> tuple[float, float]:
@@ -92,12 +98,14 @@ def _chained(compiled: Compiled, text: Text) -> Floats:
 
 def _ranges_differ(network: Network, index: int) -> bool:
     """Whether onnxruntime multiplies other bytes in that layer, or other sums: on AVX2 its products saturate."""
-    if not 1 <= index <= len(network.layers):
-        return False
-    layer, there = network.layers[index - 1], paths()
-    linears = (layer.query, layer.key, layer.value, layer.out, layer.up, layer.down)
+    there, linears = paths(), list[Linear | None]()
+    if 1 <= index <= len(network.layers):
+        layer = network.layers[index - 1]
+        linears = [layer.query, layer.key, layer.value, layer.out, layer.up, layer.down]
+    elif index and network.reads == "all":  # of a single token they are the same
+        linears = [*network.head]
     saturates = there.get("avx2", False) and not (there["avx512"] or there["avxvnni"])
-    return saturates or any(one is not None and one.weight.size and one.step == 0 for one in linears)
+    return any(one is not None and one.weight.size and (saturates or one.step == 0) for one in linears)
 
 
 def shown(model: bytes, tensors: Sequence[str]) -> bytes:

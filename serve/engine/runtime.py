@@ -30,11 +30,16 @@ from serve.errors import BackendError
 Logits = NDArray[np.float32]
 Rows = Sequence[NDArray[Any]]
 SLOW = "plain"  # the path in plain C
-CODE = ("graph.py", "parts.py", "reading.py", "network.py", "file.py")  # what makes a model file, besides its sources
+# What makes a model file, besides its sources.
+CODE = ("graph.py", "parts.py", "heads.py", "reading.py", "network.py", "file.py")
 
 
 class Engine:
-    """Callable with padded feeds as every engine; `ragged` takes texts of any lengths as they are."""
+    """Callable with padded feeds as every engine; `ragged` takes texts of any lengths as they are.
+
+    Answers are [texts, outputs]. Where the model answers each token (`compiled.each_token`), a call gives
+    [texts, longest, outputs] with zeros at the padding, and `ragged` [tokens of all texts, outputs].
+    """
 
     def __init__(self, compiled: Compiled, threads: int = 1) -> None:
         self.compiled, self.threads = compiled, threads
@@ -45,23 +50,33 @@ class Engine:
         mask = feeds.get("attention_mask", np.ones_like(ids)).astype(bool)
         types = feeds.get("token_type_ids")
         lengths = mask.sum(1)
-        parts = np.split(ids[mask], np.cumsum(lengths)[:-1])
-        return self.ragged(parts, None if types is None else np.split(types[mask], np.cumsum(lengths)[:-1]))
+        cuts = np.cumsum(lengths)[:-1]
+        parts = np.split(ids[mask], cuts) if len(ids) else []
+        answers = self.ragged(parts, None if types is None else np.split(types[mask], cuts) if len(ids) else [])
+        if not self.compiled.each_token:
+            return answers
+        padded = np.zeros((*ids.shape, self.compiled.outputs), np.float32)
+        padded[mask] = answers
+        return padded
 
     def ragged(self, ids: Rows, types: Rows | None) -> Logits:
-        """Logits [texts, labels] of word pieces, one row of them a text."""
+        """Answers to word pieces, one row of them a text."""
         if types is not None and self.compiled.types == 1:
             types = None
         if self._pool is None or len(ids) < 2:
             return self.compiled.run(ids, types)
-        ends = np.cumsum([len(row) for row in ids])
+        lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+        ends, out = np.cumsum(lengths), self.compiled.room(lengths)
         cuts = np.searchsorted(ends, ends[-1] * np.arange(1, self.threads) / self.threads) + 1
-        bounds = np.unique([0, *cuts, len(ids)])
-        work = [
-            self._pool.submit(self.compiled.run, ids[low:high], None if types is None else types[low:high])
-            for low, high in pairwise(bounds)
-        ]
-        return np.concatenate([one.result() for one in work])
+        work, at = [], 0
+        for low, high in pairwise(np.unique([0, *cuts, len(ids)])):
+            rows = self.compiled.rows(lengths[low:high])
+            kinds = None if types is None else types[low:high]
+            work.append(self._pool.submit(self.compiled.run, ids[low:high], kinds, out=out[at : at + rows]))
+            at += rows
+        for one in work:
+            one.result()
+        return out
 
 
 def bantam(path: Path, *, device: str, threads: int) -> Engine:

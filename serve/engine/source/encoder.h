@@ -266,12 +266,29 @@ static void mean(const Model *m, Workspace *ws, const int32_t *lengths, uint32_t
     }
 }
 
+/* x divided by its length */
+static void make_unit(const Model *m, Workspace *ws, const float *x, float *out)
+{
+    F sum = f_set(0);
+    for (uint32_t d = 0; d < m->width; d += LANES)
+        sum = f_fma(f_load(x + d), f_load(x + d), sum);
+    const float length = sqrtf(f_sum(sum));
+    F inverse = f_set(1.0f / (length > 1e-12f ? length : 1e-12f));
+    for (uint32_t d = 0; d < m->width; d += LANES)
+        f_store(ws->line + d, f_mul(f_load(x + d), inverse));
+    memcpy(out, ws->line, m->outputs * sizeof(float));
+}
+
 /* out [rows][outputs] from x [rows][D], of which xq are the bytes */
 static void answer(const Model *m, Workspace *ws, const float *x, uint32_t rows, float *out)
 {
-    if (!m->linears)
-        for (uint32_t i = 0; i < rows; i++)
-            memcpy(out + (size_t)i * m->outputs, x + (size_t)i * m->width, m->outputs * sizeof(float));
+    for (uint32_t i = 0; i < rows && !m->linears; i++) {
+        const float *row = x + (size_t)i * m->width;
+        if (m->unit)
+            make_unit(m, ws, row, out + (size_t)i * m->outputs);
+        else
+            memcpy(out + (size_t)i * m->outputs, row, m->outputs * sizeof(float));
+    }
     for (uint32_t m0 = 0; m0 < rows && m->linears; m0 += CHUNK) {
         const uint32_t some = least(rows - m0, CHUNK);
         memcpy(ws->cstep, ws->step + m0, some * sizeof(float));

@@ -93,7 +93,8 @@ static void *carve(Arena *a, size_t count, size_t item)
 /* Buffers for texts of up to `longest` tokens; returns the bytes they take. */
 static size_t lay_out(const Model *m, Workspace *ws, void *memory, uint32_t longest)
 {
-    const size_t rows = (longest > TOGETHER ? longest : TOGETHER) + CHUNK; /* tiles read past the last row */
+    const size_t most = (size_t)longest + FEWEST - 1; /* of a pass */
+    const size_t rows = (most > TOGETHER ? most : TOGETHER) + CHUNK; /* tiles read past the last row */
     const size_t inner = (size_t)m->most_heads * m->head_size, D = m->width, widest = m->widest;
     Arena a = {memory, 0};
     ws->rows = (uint32_t)rows - CHUNK;
@@ -173,7 +174,7 @@ SHOWN int bantam_run(const Model *m, uint32_t path, Workspace *ws, const int32_t
         return wrong;
     for (uint32_t t = 0; t < texts;) {
         uint32_t end = t, tokens = 0;
-        while (end < texts && (end == t || tokens + (uint32_t)lengths[end] <= TOGETHER))
+        while (end < texts && (tokens < FEWEST || tokens + (uint32_t)lengths[end] <= TOGETHER))
             tokens += (uint32_t)lengths[end++];
         PATHS[path]->forward(m, ws, ids, types, lengths + t, end - t, out);
         out += (size_t)(m->reads == READS_ALL ? tokens : end - t) * m->outputs;

@@ -8,15 +8,16 @@ processor. All widths in a model file are multiples of 16: what a network has le
 #include <stddef.h>
 #include <stdint.h>
 
-#define BANTAM_VERSION 1  /* of the model file */
-#define BANTAM_ABI 2      /* of the functions below */
+#define BANTAM_VERSION 2  /* of the model file */
+#define BANTAM_ABI 3      /* of the functions below */
 
 enum {
     STRIP = 16,           /* outputs that lie side by side in packed weights */
     GROUP = 4,            /* inputs that one dot-product instruction sums up */
     CHUNK = 64,           /* rows of a product: its results stay in the second-level cache */
     NARROW = 36,          /* rows of a product whose weights are dense, or blocks 16 outputs high */
-    TOGETHER = 128,        /* tokens of several texts that walk through the network together */
+    TOGETHER = 256,       /* tokens of several texts that walk through the network in one pass, */
+    FEWEST = 128,         /* or more, where a pass would have fewer than these without a text that goes beyond */
     LARGEST_WIDTH = 16384, /* 255 * 128 * 16384 fits in an int32 */
     MOST_LAYERS = 128,
     MOST_HEADS = 512,
@@ -57,13 +58,14 @@ typedef struct {
 } Layer;
 
 enum { ACTIVATION_NONE, ACTIVATION_GELU, ACTIVATION_GELU_TANH, ACTIVATION_RELU, ACTIVATION_TANH, ACTIVATIONS };
-enum { READS_FIRST, READS_MEAN, READS_ALL, READS };
+enum { READS_FIRST, READS_MEAN, READS_ALL, READS }; /* of the tokens; with ALL each is answered */
 
 typedef struct {
     uint32_t layers, width, true_width, vocabulary, positions, types, head_size, activation;
     uint32_t first_position;  /* of the first token */
     uint32_t skip_pad, pad;   /* whether padding ids take no position of their own, as in RoBERTa */
     uint32_t reads, linears, head_activation, outputs;
+    uint32_t unit;            /* whether answers, of a head without linears, are made 1 long */
     uint32_t widest;          /* of all rows of a chunk */
     uint32_t most_heads;
     float epsilon;

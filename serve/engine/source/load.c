@@ -142,6 +142,7 @@ static void description(Reader *r, Model *m)
     m->linears = d[12];
     m->head_activation = d[13];
     m->outputs = d[14];
+    m->unit = d[15];
     m->epsilon = *epsilon;
     refuse_unless(r, m->layers > 0 && m->layers <= MOST_LAYERS, "it has no layers, or too many");
     refuse_unless(r, width(m->width) && m->true_width > 0 && m->true_width <= m->width && m->width - m->true_width < STRIP,
@@ -154,6 +155,7 @@ static void description(Reader *r, Model *m)
                          m->activation == ACTIVATION_RELU, "its activation is unknown");
     refuse_unless(r, m->head_activation < ACTIVATIONS && m->reads < READS && m->linears <= MOST_LINEARS,
                   "its head is unknown");
+    refuse_unless(r, m->unit <= 1 && !(m->unit && (m->linears || m->reads == READS_ALL)), "its head is unknown");
     refuse_unless(r, m->skip_pad <= 1 && (!m->skip_pad || m->pad < m->positions), "its positions are unknown");
     refuse_unless(r, m->epsilon > 0, "its epsilon is not above 0");
 }
@@ -175,6 +177,7 @@ static void head(Reader *r, Model *m)
         m->widest = larger(m->widest, inputs);
     }
     refuse_unless(r, m->outputs > 0 && m->outputs <= inputs, "its head has more answers than outputs");
+    refuse_unless(r, m->linears || m->outputs == m->true_width, "its head has other answers than the network's width");
 }
 
 const char *bantam_read(const void *data, size_t size, Model *m)

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from compress.export import calibrate, qdq
 from compress.export.int8 import CANDIDATES, Source
 from compress.export.onnx import to_onnx
 
@@ -16,7 +18,34 @@ SHAPE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128, 
 DISTILBERT = {"dim": 64, "n_heads": 4, "hidden_dim": 128, "n_layers": 2}
 
 
-def tiny(family: str, **options: Any) -> Any:
+CLASSES = {"texts": AutoModelForSequenceClassification, "tokens": AutoModelForTokenClassification, "none": AutoModel}
+
+
+class Sentence(nn.Module):
+    """An encoder and what is made of its last layer: "all" tokens, the "first", the "mean", the largest ("max")."""
+
+    def __init__(self, model: Any, reads: str, unit: bool) -> None:
+        super().__init__()
+        self.model, self.reads, self.unit = model, reads, unit
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)[0]
+        if self.reads == "mean":
+            mask = attention_mask.unsqueeze(-1).expand(hidden.size()).float()
+            hidden = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        elif self.reads == "unmasked mean":
+            hidden = hidden.mean(1)
+        elif self.reads == "max":
+            hidden = hidden.amax(1)
+        elif self.reads != "all":
+            hidden = hidden[:, int(self.reads == "second")]
+        return nn.functional.normalize(hidden, p=2, dim=-1) if self.unit else hidden
+
+
+def tiny(family: str, head: str = "texts", **options: Any) -> Any:
     torch.manual_seed(0)
     shape = DISTILBERT if family == "distilbert" else SHAPE
     offset = 2 if family in ("camembert", "roberta", "xlm-roberta") else 0
@@ -28,7 +57,7 @@ def tiny(family: str, **options: Any) -> Any:
         initializer_range=0.1,
         **{**shape, **options},
     )
-    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model = CLASSES[head].from_config(config, attn_implementation="eager").eval()
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             weight.data.normal_(0, 0.2)
@@ -47,6 +76,28 @@ def make(folder: Path, family: str, way: str, change: Callable[[Any], None] | No
     feeds = [feed(rng.integers(5, VOCABULARY, n), inputs) for n in rng.integers(2, LENGTH + 1, 40)]
     target = folder / "onnx" / "model_quantized.onnx"
     CANDIDATES[way](Source(model, fp32, feeds, "classification"), target)
+    model.config.save_pretrained(folder)
+    return target
+
+
+def make_headed(folder: Path, family: str, way: str, head: str, reads: str = "all", unit: bool = False) -> Path:
+    """The same with another head than a classifier's of texts: "tokens", or "none" and what is read of the encoder."""
+    options = {"embedding_size": SHAPE["hidden_size"]} if family == "electra" else {}
+    model = tiny(family, head, **options)
+    for name, weight in model.named_parameters():
+        if "norm" in name.lower() and name.endswith("weight"):
+            weight.data.uniform_(0.5, 1.5)
+    inputs = ("input_ids", "attention_mask", "token_type_ids")[: 3 if family in ("bert", "electra") else 2]
+    (folder / "onnx").mkdir()
+    whole = model if head == "tokens" else Sentence(model, reads, unit)
+    fp32 = to_onnx(whole, folder / "onnx" / "model.onnx", inputs=inputs)
+    target = folder / "onnx" / "model_quantized.onnx"
+    rng = np.random.default_rng(0)
+    feeds = [feed(rng.integers(5, VOCABULARY, n), inputs) for n in rng.integers(2, LENGTH + 1, 40)]
+    if way == "static":
+        qdq.write(fp32, target, calibrate.grids(calibrate.observe(fp32, feeds), "minmax"))
+    else:
+        CANDIDATES[way](Source(model, fp32, feeds, "classification"), target)
     model.config.save_pretrained(folder)
     return target
 

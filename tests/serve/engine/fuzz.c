@@ -24,7 +24,33 @@ static void change(unsigned char *data, size_t *size)
     }
 }
 
-static uint32_t run_all(const Model *m)
+/* Each part of the network for one text, of which some are to be refused; x and out of their very sizes. */
+static uint32_t run_parts(const Model *m, uint32_t path, Workspace *ws)
+{
+    const uint32_t longest = m->positions - m->first_position;
+    uint32_t runs_done = 0;
+    for (uint32_t part = 0; part <= m->layers + 1; part++) {
+        const uint32_t length = 1 + draw(longest < 120 ? longest : 120), beyond = part == m->layers + 1;
+        int32_t ids[120], types[120];
+        for (uint32_t i = 0; i < length; i++) {
+            ids[i] = (int32_t)draw(m->vocabulary);
+            types[i] = (int32_t)draw(m->types);
+        }
+        if (!draw(8))
+            types[draw(length)] = -1;
+        float *x = malloc((size_t)length * m->width * sizeof *x);
+        float *out = malloc((m->reads == READS_ALL ? length : 1) * (size_t)m->outputs * sizeof *out);
+        for (size_t i = 0; i < (size_t)length * m->width; i++)
+            x[i] = (float)draw(2000) / 500 - 2;
+        bantam_part(m, path, ws, beyond && draw(2) ? UINT32_MAX : part, ids, types, (int32_t)length, x, out);
+        free(x);
+        free(out);
+        runs_done++;
+    }
+    return runs_done;
+}
+
+static uint32_t run_all(const Model *m, uint32_t *parts)
 {
     const uint32_t longest = m->positions - m->first_position;
     uint32_t runs_done = 0;
@@ -50,6 +76,7 @@ static uint32_t run_all(const Model *m)
         bantam_run(m, p, ws, ids, types, lengths, texts, out);
         free(out);
         runs_done++;
+        *parts += run_parts(m, p, ws);
     }
     bantam_free(ws);
     return runs_done;
@@ -57,7 +84,7 @@ static uint32_t run_all(const Model *m)
 
 int main(int count, char **arguments)
 {
-    uint32_t refused = 0, accepted = 0, ran = 0;
+    uint32_t refused = 0, accepted = 0, ran = 0, parts = 0;
     if (count < 4)
         return 2;
     state = 88172645463325252ULL + strtoull(arguments[1], NULL, 10);
@@ -86,11 +113,11 @@ int main(int count, char **arguments)
         else {
             accepted++;
             if ((uint64_t)shape[1] * shape[5] < 1u << 16)
-                ran += run_all(m);
+                ran += run_all(m, &parts);
             bantam_close(m);
         }
         free(data);
     }
-    printf("%u refused, %u accepted, %u runs\n", refused, accepted, ran);
+    printf("%u refused, %u accepted, %u runs, %u parts\n", refused, accepted, ran, parts);
     return 0;
 }

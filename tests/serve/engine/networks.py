@@ -36,7 +36,7 @@ def network(
     neurons: tuple[int, ...] = (48, 48),
     positions: int = 40,
     types: int = 2,
-    labels: int = 3,
+    labels: int = 3,  # 0: no head
     sparse: str = "",
     step: float = 0.0,
     seed: int = 0,
@@ -67,7 +67,7 @@ def network(
         norm=norm(rng, width),
         head_size=size,
         layers=layers,
-        head=[linear(rng, width, width, step=step), linear(rng, labels, width, step=step)],
+        head=[linear(rng, width, width, step=step), linear(rng, labels, width, step=step)] if labels else [],
         **{"activation": "gelu", "head_activation": "tanh", "epsilon": 1e-12, **given},
     )
 

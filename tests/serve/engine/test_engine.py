@@ -2,11 +2,12 @@
 
 import re
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from serve.engine import build, runtime
+from serve.engine import build, library, runtime
 from serve.engine.library import Compiled, paths
 from serve.engine.network import Declined
 from tests.serve.engine.networks import PATHS, compiled, network
@@ -26,6 +27,12 @@ SHAPES = {
     "relu": {"activation": "relu", "head_activation": "relu"},
     "tanh": {"activation": "gelu_new", "head_activation": "gelu"},
     "roberta": {"first_position": 2, "pad": 1, "types": 1, "positions": 42},
+    "first token": {"labels": 0},
+    "mean": {"labels": 0, "reads": "mean", "width": 40, "size": 20},
+    "mean, one long": {"labels": 0, "reads": "mean", "unit": True},
+    "classified mean": {"reads": "mean"},
+    "labels of tokens": {"reads": "all", "step": 0.03},
+    "every token": {"labels": 0, "reads": "all", "width": 40, "size": 20},
 }
 
 
@@ -33,6 +40,11 @@ def texts(count: int, longest: int, seed: int = 0) -> tuple[list[np.ndarray], li
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, count)
     return [rng.integers(0, 60, n) for n in lengths], [np.sort(rng.integers(0, 2, n)) for n in lengths]
+
+
+def split(answers: np.ndarray, ids: list[np.ndarray]) -> list[np.ndarray]:
+    """Answers to each token, text by text."""
+    return np.split(answers, np.cumsum([len(row) for row in ids])[:-1])
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -46,9 +58,10 @@ def test_an_answer_is_the_same_in_any_company(shape: str, path: str) -> None:
     kinds = types if engine.types > 1 else None
     together = engine.run(ids, kinds)
     assert np.isfinite(together).all() and together.std(0).min() > 1e-3
+    parts = split(together, ids) if engine.each_token else list(together[:, None])
     for at, row in enumerate(ids):
-        np.testing.assert_array_equal(engine.run([row], kinds and [kinds[at]])[0], together[at])
-    np.testing.assert_array_equal(engine.run(ids[::-1], kinds and kinds[::-1])[::-1], together)
+        np.testing.assert_array_equal(engine.run([row], kinds and [kinds[at]]), parts[at])
+    np.testing.assert_array_equal(engine.run(ids[::-1], kinds and kinds[::-1]), np.concatenate(parts[::-1]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -83,6 +96,81 @@ def test_padded_feeds_give_what_ragged_texts_give() -> None:
         feeds["input_ids"][at, : len(row)], feeds["token_type_ids"][at, : len(row)] = row, kinds
         feeds["attention_mask"][at, : len(row)] = 1
     np.testing.assert_array_equal(engine(feeds), engine.ragged(ids, types))
+
+
+def test_padded_feeds_of_each_token_give_zeros_at_the_padding() -> None:
+    engine = runtime.Engine(compiled(network(reads="all", types=1)))
+    ids = texts(9, 40)[0]
+    feeds = {name: np.zeros((9, 44), np.int64) for name in ("input_ids", "attention_mask")}
+    for at, row in enumerate(ids):
+        feeds["input_ids"][at, 4 : 4 + len(row)], feeds["attention_mask"][at, 4 : 4 + len(row)] = row, 1
+    padded = engine(feeds)
+    assert padded.shape == (9, 44, 3) and not padded[feeds["attention_mask"] == 0].any()
+    np.testing.assert_array_equal(padded[feeds["attention_mask"] == 1], engine.ragged(ids, None))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_padded_texts_no_answers(threads: int) -> None:
+    none = {name: np.zeros((0, 7), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    assert runtime.Engine(compiled(network()), threads)(none).shape == (0, 3)
+    assert runtime.Engine(compiled(network(reads="all")), threads)(none).shape == (0, 7, 3)
+
+
+def test_heads_without_linears_answer_what_they_read() -> None:
+    """The mean, the first and their unit vectors, from all tokens by numpy."""
+    ids = texts(30, 40)[0]
+    every = split(compiled(network(labels=0, reads="all", width=40, size=20)).run(ids), ids)
+    oracles = {"first": [rows[0] for rows in every], "mean": [rows.astype(np.float64).mean(0) for rows in every]}
+    for reads, rows in oracles.items():
+        expected, options = np.stack(rows), {"labels": 0, "reads": reads, "width": 40, "size": 20}
+        found = compiled(network(**options)).run(ids)  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        found = compiled(network(**options, unit=True)).run(ids)  # type: ignore[arg-type]
+        expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pass_has_room_for_a_long_text_after_short_ones() -> None:
+    lengths = [127, 400, 1, 126, 400, 128, 128, 1, 400, 400, *[1] * 127, 400]
+    ids = [np.random.default_rng(at).integers(0, 60, length) for at, length in enumerate(lengths)]
+    for path, runs in paths().items():
+        if runs:
+            engine = compiled(network(positions=400, reads="all"), path)
+            alone = {at: engine.run([ids[at]]) for at in (0, 1, 4, 5, 8, len(ids) - 1)}
+            together = split(engine.run(ids), ids)
+            for at, expected in alone.items():
+                np.testing.assert_array_equal(together[at], expected)
+
+
+@pytest.mark.parametrize("reads", ["first", "all"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_huge_batch_takes_little_memory_beside_its_answers(reads: str, threads: int) -> None:
+    """300 kB a thread, where the ids of all would take 3 MB: Python's and numpy's memory, that of C being fixed."""
+    one = compiled(network(positions=128, heads=(1,), neurons=(16,), reads=reads))
+    engine = runtime.Engine(one, threads)
+    ids = [np.random.default_rng(at % 100).integers(0, 60, 128) for at in range(2000)]
+    engine.ragged(ids[:threads], None)
+    tracemalloc.start()
+    try:
+        answers = engine.ragged(ids, None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - answers.nbytes < threads * 300_000
+    rows = len(answers) // len(ids)
+    assert rows == (128 if reads == "all" else 1)
+    for at in (0, 1, 63, 64, 65, 999, 1999):  # at and beside the ends of slices, too
+        np.testing.assert_array_equal(one.run([ids[at]]), answers[rows * at : rows * (at + 1)])
+
+
+def test_texts_of_all_lengths_are_the_same_in_any_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, types = texts(200, 40)
+    for reads in ("first", "mean", "all"):
+        engine = compiled(network(reads=reads))
+        whole = engine.run(ids, types)
+        for tokens in (1, 40, 100):
+            monkeypatch.setattr(library, "SLICE", tokens)
+            np.testing.assert_array_equal(engine.run(ids, types), whole)
 
 
 def test_threads_give_the_same_and_may_share_an_engine() -> None:
@@ -128,8 +216,6 @@ def test_what_cannot_be_run_is_an_error(ids: list[list[int]], types: list[list[i
 
 
 def test_a_library_of_other_sources_declines(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve.engine import library
-
     monkeypatch.setattr(library, "ABI", library.ABI + 1)
     library.library.cache_clear()
     try:
@@ -140,9 +226,13 @@ def test_a_library_of_other_sources_declines(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nothing_is_allocated_once_a_workspace_is_made() -> None:
-    """By name: the sources ask for memory where a model is opened and a workspace made, and nowhere else."""
+    """By name: the sources ask for memory where a model is opened and a workspace made, and nowhere else.
+
+    The n-grams' workspace also grows in ngram_memory.h, with the longest text that it has met.
+    """
     asked = {
         path.name: len(re.findall(r"\b(?:malloc|calloc|realloc|aligned_alloc|alloca)\(", path.read_text("utf-8")))
         for path in build.SOURCE.iterdir()
     }
-    assert len(asked) > 10 and {name: count for name, count in asked.items() if count} == {"engine.c": 3}
+    found = {name: count for name, count in asked.items() if count}
+    assert len(asked) > 10 and found == {"engine.c": 3, "ngram.c": 1, "ngram_memory.h": 1, "ngram_open.c": 1}

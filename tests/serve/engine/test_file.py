@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.serve.engine.networks import aligned, network
 
 FIELDS = (
     "layers width true_width vocabulary positions types head_size activation first_position skip_pad pad reads linears"
-    " head_activation outputs"
+    " head_activation outputs unit"
 ).split()
 
 
@@ -59,6 +60,26 @@ def test_a_wrong_description_is_refused(good: bytes, field: str) -> None:
             opened(changed(good, at, value))
 
 
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({}, {"unit": 1}),  # of a classifier
+        ({"labels": 0, "reads": "all"}, {"unit": 1}),
+        ({"labels": 0, "reads": "mean", "unit": True}, {"unit": 2}),
+        ({"labels": 0, "reads": "mean", "unit": True}, {"reads": 2}),
+        ({"labels": 0, "reads": "mean"}, {"outputs": 31}),  # of a width of 32
+        ({"labels": 0, "reads": "mean"}, {"outputs": 33}),
+        ({"labels": 0, "reads": "all"}, {"reads": 3}),
+    ],
+)
+def test_heads_that_cannot_be_are_refused(options: dict[str, Any], changes: dict[str, int]) -> None:
+    data = file.pack(network(**options))
+    opened(data)
+    for field, value in changes.items():
+        with pytest.raises(Declined, match="its head"):
+            opened(changed(data, 64 + 4 * FIELDS.index(field), value))
+
+
 def test_numbers_that_are_none_are_refused(good: bytes) -> None:
     for bits in (0x7F800000, 0xFF800000, 0x7FC00000):
         with pytest.raises(Declined, match="finite"):
@@ -82,7 +103,7 @@ def test_blocks_outside_of_their_matrix_are_refused(good: bytes) -> None:
     assert {"a block lies outside of its matrix", "blocks are miscounted"} <= refusals
 
 
-@pytest.mark.parametrize("content", [b"", b"BANTAM", b"BANTAM\n\0\x02" + bytes(200), bytes(4096)])
+@pytest.mark.parametrize("content", [b"", b"BANTAM", b"BANTAM\n\0\x01" + bytes(200), bytes(4096)])
 def test_other_files_are_refused(content: bytes) -> None:
     with pytest.raises(Declined, match="refused"):
         opened(content)
@@ -119,8 +140,8 @@ def test_sanitizers_find_nothing_in_changed_files(tmp_path: Path) -> None:
     done = subprocess.run([fuzz, "1", "2000", *seeds], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     print(done.stdout, file=sys.stderr)
-    refused, accepted, runs = (int(word) for word in done.stdout.split() if word.isdigit())
-    assert refused > 500 and accepted > 100 and runs > 300, done.stdout
+    refused, accepted, runs, parts = (int(word) for word in done.stdout.split() if word.isdigit())
+    assert refused > 500 and accepted > 100 and runs > 300 and parts > 1000, done.stdout
 
 
 SEEDS = [
@@ -129,4 +150,8 @@ SEEDS = [
     {"width": 64, "neurons": (128, 64), "sparse": "16x4@0.8", "positions": 120},
     {"width": 64, "neurons": (128, 64), "sparse": "4x1@0.8", "first_position": 2, "pad": 1, "types": 1},
     {"width": 64, "neurons": (64, 16), "sparse": "4x4@0.9", "activation": "relu", "labels": 17},
+    {"labels": 0, "reads": "mean", "unit": True},
+    {"width": 40, "size": 20, "labels": 0, "reads": "all"},
+    {"reads": "all", "step": 0.02},
+    {"reads": "mean", "positions": 120},
 ]
