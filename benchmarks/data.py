@@ -54,15 +54,7 @@ def load(path: Path, task: Task, *, label: str, limit: int | None = None) -> Row
     """At most `limit` rows of `path`, from its start, for a task."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1 row, got {limit}")
-    file = _file(Path(path))
-    rows = _read(file)
-    if not rows:
-        raise ValueError(f"{file} has no rows")
-    if not task.columns:
-        raise ValueError("the artefact's manifest names no text columns (task.columns), so data cannot be read for it")
-    for column in (*task.columns, label):
-        if column not in rows[0]:
-            raise ValueError(f"{file} has no column {column!r}; it has {', '.join(map(repr, rows[0]))}")
+    file, rows = _rows(path, task, label)
     head = rows[:limit]
     texts = [_text(row, task.columns, file, number) for number, row in enumerate(head, start=1)]
     labels = _labels(head, label, task, file)
@@ -70,6 +62,36 @@ def load(path: Path, task: Task, *, label: str, limit: int | None = None) -> Row
     if not full:
         raise ValueError(f"{file} has no row with a text")
     return Rows(file.name, [texts[at] for at in full], labels[full], len(rows), len(head) - len(full))
+
+
+def load_texts(path: Path, task: Task, *, limit: int) -> tuple[str, list[Text]]:
+    """The name of the file, and at most `limit` of its texts for a task: evenly spaced, in arrival order.
+
+    Labels are not looked at, so that one file serves models of several tasks.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1 text, got {limit}")
+    file, rows = _rows(path, task)
+    texts = [_text(row, task.columns, file, number) for number, row in enumerate(rows, start=1)]
+    full = [text for text in texts if any(part.strip() for part in _parts(text))]
+    if not full:
+        raise ValueError(f"{file} has no row with a text")
+    count = min(limit, len(full))
+    return file.name, [full[at * len(full) // count] for at in range(count)]
+
+
+def _rows(path: Path, task: Task, *others: str) -> tuple[Path, list[Row]]:
+    """The file and all its rows, which have the task's columns and the others."""
+    file = _file(Path(path))
+    rows = records(file)
+    if not rows:
+        raise ValueError(f"{file} has no rows")
+    if not task.columns:
+        raise ValueError("the artefact's manifest names no text columns (task.columns), so data cannot be read for it")
+    for column in (*task.columns, *others):
+        if column not in rows[0]:
+            raise ValueError(f"{file} has no column {column!r}; it has {', '.join(map(repr, rows[0]))}")
+    return file, rows
 
 
 def _file(path: Path) -> Path:
@@ -87,7 +109,8 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _read(file: Path) -> list[Row]:
+def records(file: Path) -> list[Row]:
+    """All rows of a file, as it has them. Raises ValueError for a file that is not what its name says."""
     try:
         if file.suffix == ".parquet":
             return _parquet(file)

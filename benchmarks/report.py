@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,11 @@ def named(argument: str) -> tuple[str, Path]:
     """`NAME=PATH`, or a path that gives its last part as the name."""
     name, equals, path = argument.partition("=")
     return (name, Path(path)) if equals and name and "/" not in name else (Path(argument).name, Path(argument))
+
+
+def titled(name: str, provenance: Mapping[str, Any]) -> str:
+    """An artefact's name in a table, which tells of weights that nobody trained."""
+    return f"{name} (random weights, speed only)" if provenance.get("weights") == "random" else name
 
 
 def is_kind(path: Path, kind: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import turns
-from benchmarks.report import named, number, write
+from benchmarks.report import named, number, titled, write
 from serve import machine
 from serve.artefact import Artefact, load
 from serve.encode import Feeds
@@ -56,11 +56,16 @@ class Target:
             self.run({name: value[first : first + group] for name, value in feeds.items()})
         return time.perf_counter() - start
 
+    @property
+    def alone(self) -> bool:
+        """Whether texts run one by one, since answers would depend on batch mates."""
+        return self.artefact.manifest.models[self.model].batch == 1 and self.runtime == "onnxruntime"
+
     def group(self, feeds: Feeds) -> int:
-        """The group size with the fastest call; a file whose answers depend on batch mates runs one by one."""
+        """The group size with the fastest call."""
         texts = len(feeds["input_ids"])
         sizes = [size for size in (1, 2, 4, 8, 16, 32, texts) if size <= texts]
-        if self.artefact.manifest.models[self.model].batch == 1 and self.runtime == "onnxruntime":
+        if self.alone:
             return 1
         return min(sizes, key=lambda size: min(self.seconds(feeds, size) for _ in range(TRIES)))
 
@@ -88,7 +93,7 @@ def targets(
             except BackendError as error:
                 declined.append(f"{runtime}: {error}")
                 continue
-            found.append(Target(name, runtime, artefact, file, run, size))
+            found.append(Target(titled(name, artefact.manifest.provenance), runtime, artefact, file, run, size))
         for reason in declined:
             print(f"{name} on {reason}", file=sys.stderr)
         if len(declined) == len(runtimes):
