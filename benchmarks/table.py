@@ -1,4 +1,4 @@
-"""Committed reports of `bantam bench`, `bantam study`, `benchmarks.shapes` and `benchmarks.storage` as Markdown tables.
+"""Committed reports as Markdown tables: of `bantam bench`, of `bantam study`, and of the commands in REPORTS.
 
 `python -m benchmarks.table FILE.json ...` prints them. `python -m benchmarks.table --into DOCUMENT.md ...` writes
 them into documents, between a line `<!-- table: path/of/report.json -->` and the next `<!-- end -->`; paths start
@@ -10,14 +10,19 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+from benchmarks import arrival_table, engine, shapes, storage
 from benchmarks import report as bench
-from benchmarks import shapes, storage
+from benchmarks.peers import report as peers
+from benchmarks.static import report as static
 from benchmarks.study import results as study
 from benchmarks.study.table import markdown as study_markdown
 
 __all__ = ["filled", "main", "rendered"]
 
+# Modules with KIND, SCHEMA and markdown.
+REPORTS: tuple[Any, ...] = (arrival_table, engine, peers, shapes, static, storage)
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -32,9 +37,9 @@ def filled(document: Path) -> str:
 
 def rendered(path: Path) -> str:
     """The tables of a report, whichever of the commands wrote it."""
-    for module in (storage, shapes):
+    for module in REPORTS:
         if bench.is_kind(path, module.KIND):
-            return module.markdown(bench.read_kind(path, module.KIND, module.SCHEMA))
+            return str(module.markdown(bench.read_kind(path, module.KIND, module.SCHEMA)))
     if study.is_study(path):
         return study_markdown(study.read(path))
     return bench.markdown(bench.read(path))

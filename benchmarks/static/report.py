@@ -1,0 +1,86 @@
+"""The report of static peers as a table: one line for a peer and the labels that it was trained on."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import getitem
+from statistics import fmean, median
+from typing import Any
+
+from benchmarks.report import number, share
+from benchmarks.study.statistics import mean
+
+SCHEMA = 1
+KIND = "static"
+BATCHES = ("1", "32", "all")
+
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+
+def markdown(report: Report) -> str:
+    header = ["peer", "labels", "settings", "accuracy [95 % interval]", "spread over seeds", "size MB", "training s"]
+    header += ["peak memory MB, training / answering"]
+    header += [f"texts/s, {'all at once' if batch == 'all' else f'batch {batch}'}" for batch in BATCHES]
+    header += ["CPU µs/text, 1 / 32 / all"]
+    rule = ["---" if place < 3 else "---:" for place in range(len(header))]
+    table = [header, rule, *(_cells(rows, report["data"]["split"]) for rows in _lines(report))]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+    return "\n".join([*lines, "", _conditions(report)]) + "\n"
+
+
+def _lines(report: Report) -> list[list[Row]]:
+    """The rows of all seeds of a peer and form together, in order of first appearance."""
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in report["rows"]:
+        grouped.setdefault((row["peer"], row["form"]), []).append(row)
+    return list(grouped.values())
+
+
+def _cells(rows: list[Row], split: str) -> list[str]:
+    def told(*path: str, scale: float = 1.0) -> str:
+        return number(_median(rows, *path) * scale)
+
+    scores = [row["metrics"][split] for row in rows]
+    whole = {part: fmean(score[part] for score in scores) for part in ("value", "low", "high")}
+    spread = mean([score["value"] for score in scores])
+    memory = [name for name in ("train_peak_memory_bytes", "peak_memory_bytes") if rows[0][name] is not None]
+    return [
+        rows[0]["peer"],
+        rows[0]["form"],
+        ", ".join(f"{name} {value}" for name, value in rows[0]["settings"].items()),
+        share(whole),
+        "–" if spread.spread is None else f"±{spread.spread:.4f} ({spread.n})",
+        told("size_bytes", scale=1e-6),
+        f"{told('train_seconds')} ({told('train_cpu_seconds')} CPU)",
+        " / ".join(told(name, scale=1e-6) for name in memory) or "–",
+        *(told("rates", batch, "texts_per_second") for batch in BATCHES),
+        " / ".join(told("rates", batch, "cpu_seconds_per_text", scale=1e6) for batch in BATCHES),
+    ]
+
+
+def _median(rows: list[Row], *path: str) -> float:
+    """Of the value at the end of the path in each row."""
+    found: list[Any] = [reduce(getitem, path, row) for row in rows]
+    return float(median(found))
+
+
+def _conditions(report: Report) -> str:
+    """The sentences that the table must not travel without."""
+    where, data, settings = report["machine"], report["data"], report["settings"]
+    rows = ", ".join(f"{name} {count:,}" for name, count in data["rows"].items())
+    versions: dict[str, str] = {}
+    for row in report["rows"]:
+        versions |= row["versions"]
+    commits = dict.fromkeys((row["commit"] or "unknown")[:10] for row in report["rows"])
+    return (
+        f"{data['name']}: {rows} rows; {data['split']} is told, {number(data['words_mean'])} words a text. Settings "
+        f"are the best of {settings['budget']} for each line on the selection split, carved from train and not trained "
+        "on. Value and interval (bootstrap over texts) are means over seeds; the spread is the standard "
+        "deviation of one seed (how many); the rest are medians. Text to label through Python, pre-processing "
+        f"included, one thread, medians of {settings['windows']} windows of {settings['seconds']:g} s or more; CPU "
+        f"time leaves out what other programs took. Measured {report['created'][:10]} on {where['cpu']} "
+        f"({where['cores']} cores, {', '.join(where['flags']) or 'no vector flags known'}), commit "
+        f"{', '.join(commits) or 'unknown'}; {', '.join(f'{name} {found}' for name, found in versions.items())}. MB "
+        "are 10^6 bytes."
+    )
