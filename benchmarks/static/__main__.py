@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import as_json, check_target, write
-from benchmarks.static import run, task
+from benchmarks.report import named as named_artefact
+from benchmarks.static import run, students, task
 from benchmarks.static.peers import MOST, PEERS, named
 from benchmarks.static.report import markdown
 
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> int:
         if options.json.exists():
             report = run.resumed(options.json, report)
         write(options.json, as_json(report))
+        students.fill(report, found, options.students, path=options.json, tell=_tell)
         run.fill(report, found, peers, seeds=options.seeds, path=options.json, tell=_tell)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -47,7 +49,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", required=True, metavar="COLUMN")
     parser.add_argument("--label", required=True, metavar="COLUMN")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="Write the report here.")
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), metavar="NAME", help="Peers or families of them.")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), metavar="NAME", help="Peers or families of them.")
+    parser.add_argument(
+        "--students",
+        nargs="+",
+        type=named_artefact,
+        default=[],
+        metavar="[NAME=]ARTEFACT",
+        help="Ours, in the same table; of one name are seeds of one student.",
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="Models of each peer that a seed changes.")
     parser.add_argument("--budget", type=int, default=MOST, metavar="N", help="Settings tried of each peer.")
     parser.add_argument(

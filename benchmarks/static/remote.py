@@ -16,6 +16,7 @@ from benchmarks.remote import QUIET, THREADS
 from benchmarks.static.peers import Peer
 
 WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[2]  # where our own packages lie
 LAST = 5  # lines of a peer's last words
 
 Order = dict[str, Any]
@@ -28,11 +29,11 @@ def obey(peer: Peer, python: Path, order: Order, heard: Callable[[Order], None])
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [str(python), "-I", str(WORKER), str(peer.file)],
+            [str(python), *([] if peer.ours else ["-I"]), str(WORKER), str(peer.file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_environment(),
+            env=_environment(peer),
             start_new_session=True,  # so that Ctrl-C reaches this process alone, which then ends the whole group
             text=True,
         )
@@ -70,6 +71,7 @@ def _answer(
     raise ValueError(f"the peer {peer.name!r} ended {ended} when told to {order['do']}: {said}")
 
 
-def _environment() -> dict[str, str]:
+def _environment(peer: Peer) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return {**kept, **QUIET, **dict.fromkeys(THREADS, "1")}
+    found = {"PYTHONPATH": str(ROOT)} if peer.ours else {}
+    return {**kept, **QUIET, **dict.fromkeys(THREADS, "1"), **found}

@@ -19,7 +19,8 @@ Row = dict[str, Any]
 
 
 def markdown(report: Report) -> str:
-    header = ["peer", "labels", "settings", "accuracy [95 % interval]", "spread over seeds", "size MB", "training s"]
+    header = ["peer", "labels", "settings", "accuracy [95 % interval]", "spread over seeds"]
+    header += ["agrees with its teacher", "size MB", "training s"]
     header += ["peak memory MB, training / answering"]
     header += [f"texts/s, {'all at once' if batch == 'all' else f'batch {batch}'}" for batch in BATCHES]
     header += ["CPU µs/text, 1 / 32 / all"]
@@ -44,19 +45,27 @@ def _cells(rows: list[Row], split: str) -> list[str]:
     scores = [row["metrics"][split] for row in rows]
     whole = {part: fmean(score[part] for score in scores) for part in ("value", "low", "high")}
     spread = mean([score["value"] for score in scores])
-    memory = [name for name in ("train_peak_memory_bytes", "peak_memory_bytes") if rows[0][name] is not None]
+    trained = "train_cpu_seconds" in rows[0]
+    memory = [name for name in ("train_peak_memory_bytes", "peak_memory_bytes") if rows[0].get(name) is not None]
     return [
         rows[0]["peer"],
         rows[0]["form"],
         ", ".join(f"{name} {value}" for name, value in rows[0]["settings"].items()),
         share(whole),
         "–" if spread.spread is None else f"±{spread.spread:.4f} ({spread.n})",
+        _agreement(rows),
         told("size_bytes", scale=1e-6),
-        f"{told('train_seconds')} ({told('train_cpu_seconds')} CPU)",
+        f"{told('train_seconds')} ({told('train_cpu_seconds')} CPU)" if trained else told("train_seconds"),
         " / ".join(told(name, scale=1e-6) for name in memory) or "–",
         *(told("rates", batch, "texts_per_second") for batch in BATCHES),
         " / ".join(told("rates", batch, "cpu_seconds_per_text", scale=1e6) for batch in BATCHES),
     ]
+
+
+def _agreement(rows: list[Row]) -> str:
+    """With the teacher that an artefact learned from; peers have none."""
+    found = [row["agreement"]["value"] for row in rows if row.get("agreement")]
+    return f"{fmean(found):.1%}" if found else "–"
 
 
 def _median(rows: list[Row], *path: str) -> float:

@@ -102,8 +102,7 @@ class _Bench:
         splits = {"train": train, "selection": self.task.selection}
         told = {name: {"texts": split.texts, "labels": split.labels} for name, split in splits.items()}
         self.training.write_text(json.dumps(told), encoding="utf-8")
-        texts = {name: split.texts for name, split in self.task.reports.items()}
-        self.reported.write_text(json.dumps(texts), encoding="utf-8")
+        lay_out_reports(self.task, self.reported)
 
     def choose(self) -> dict[str, Any]:
         """The settings with the best accuracy on the selection split, the earlier ones at a tie, and all tried."""
@@ -120,8 +119,6 @@ class _Bench:
 
     def row(self, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         """A model of that seed, trained in one process, then loaded and measured in another."""
-        judged = self.task.reports[self.task.judged]
-        rows = sorted(random.Random(0).sample(range(len(judged)), min(TIMED, len(judged))))
         with tempfile.TemporaryDirectory(prefix="model-", dir=self.folder) as model:
             trained = self._obey(
                 do="train",
@@ -131,35 +128,67 @@ class _Bench:
                 to=model,
                 packages=list(self.peer.packages),
             )
-            told = {name: self.settings[name] for name in ("windows", "seconds")}
-            order = {"data": str(self.reported), "from": model, "split": self.task.judged, "rows": rows, **told}
-            measured = self._obey(do="measure", batches=list(BATCHES), **order)
+            measured = self._obey(**measuring(self.task, self.settings, Path(model), self.reported))
         return {
-            "seed": seed,
-            "settings": settings,
-            "created": _now(),
-            "commit": machine.commit(),
+            **measured_row(self.task, measured, seed=seed, settings=settings),
             "versions": trained["versions"],
-            "metrics": {name: self._accuracy(name, found) for name, found in measured["answers"].items()},
             "size_bytes": trained["size_bytes"],
             "train_rows": trained["rows"],
             "train_seconds": trained["seconds"],
             "train_cpu_seconds": trained["cpu_seconds"],
             "train_peak_memory_bytes": trained["peak_memory_bytes"],
-            "peak_memory_bytes": measured["peak_memory_bytes"],
-            "texts_timed": len(rows),
-            "rates": measured["rates"],
         }
-
-    def _accuracy(self, name: str, answers: list[str]) -> dict[str, float]:
-        """With its bootstrap interval. Peers answer labels, so the scores are 1 for it and 0 for the others."""
-        places = {label: place for place, label in enumerate(self.task.labels)}
-        scores = np.eye(len(places))[[places[answer] for answer in answers]]
-        labels = np.array([places[label] for label in self.task.reports[name].labels])
-        return measures.interval("accuracy", scores, labels)
 
     def _obey(self, heard: Callable[[dict[str, Any]], None] = lambda line: None, **order: Any) -> dict[str, Any]:
         return obey(self.peer, self.python, order, heard)
+
+
+def lay_out_reports(task: Task, target: Path) -> None:
+    texts = {name: split.texts for name, split in task.reports.items()}
+    target.write_text(json.dumps(texts), encoding="utf-8")
+
+
+def measuring(task: Task, settings: dict[str, Any], model: Path, reported: Path) -> dict[str, Any]:
+    """The order to answer all reported texts and to time some of them."""
+    told = {name: settings[name] for name in ("windows", "seconds")}
+    order = {"data": str(reported), "from": str(model), "split": task.judged, "rows": _timed(task), **told}
+    return {"do": "measure", "batches": list(BATCHES), **order}
+
+
+def answers_of(peer: Peer, python: Path, task: Task, settings: dict[str, Any], model: Path) -> dict[str, Any]:
+    """What a model that is there already answers, and how fast."""
+    with tempfile.TemporaryDirectory(prefix="bantam-static-") as folder:
+        reported = Path(folder) / "reported.json"
+        lay_out_reports(task, reported)
+        return obey(peer, python, measuring(task, settings, model.resolve(), reported), lambda line: None)
+
+
+def measured_row(task: Task, measured: dict[str, Any], *, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """A row of what was measured, whoever trained the model."""
+    return {
+        "seed": seed,
+        "settings": settings,
+        "created": _now(),
+        "commit": machine.commit(),
+        "metrics": {name: _accuracy(task, name, found) for name, found in measured["answers"].items()},
+        "peak_memory_bytes": measured["peak_memory_bytes"],
+        "texts_timed": len(_timed(task)),
+        "rates": measured["rates"],
+    }
+
+
+def _timed(task: Task) -> list[int]:
+    """The rows of the judged split that are timed."""
+    count = len(task.reports[task.judged])
+    return sorted(random.Random(0).sample(range(count), min(TIMED, count)))
+
+
+def _accuracy(task: Task, name: str, answers: list[str]) -> dict[str, float]:
+    """With its bootstrap interval. Peers answer labels, so the scores are 1 for it and 0 for the others."""
+    places = {label: place for place, label in enumerate(task.labels)}
+    scores = np.eye(len(places))[[places[answer] for answer in answers]]
+    labels = np.array([places[label] for label in task.reports[name].labels])
+    return measures.interval("accuracy", scores, labels)
 
 
 def _now() -> str:

@@ -26,6 +26,7 @@ class Peer:
     packages: tuple[str, ...]  # whose versions a report tells
     seeded: bool = True  # whether two seeds give two models
     folder: Path = HERE
+    ours: bool = False  # imports our packages, which are kept from all others
 
     @property
     def file(self) -> Path:
