@@ -50,7 +50,7 @@ def compress(
     work = out.with_name(f"{out.name}.run")
     if (finished := claim(recipe, out, work, resume=resume, force=force)) is not None:
         return finished
-    examples = load(recipe.task, seed=recipe.seed)
+    examples = load(recipe.task, seed=recipe.split_seed)
     texts = corpus_of(recipe, examples)
     rehearse(recipe, examples, texts, student, accelerator)
     if accelerator.is_main_process:
@@ -66,7 +66,9 @@ def compress(
     facts: dict[str, Any] = {}
     before = [*(pretraining_costs(Path(start)) if start and recipe.pretraining else ()), *tutor.costs]
     costs = [cost | {"cached": True} for cost in before]  # made once for all runs that share it
-    folders = stage_folders(recipe, work, share, [tutor.key, Path(start).name if start else None])
+    origin = [tutor.key, Path(start).name if start else None]
+    origin += [corpus.fingerprint([list(texts.texts)])] if recipe.reads_corpus else []
+    folders = stage_folders(recipe, work, share, origin)
     for number, stage in enumerate(recipe.stages):
         material = partial(
             on_task,

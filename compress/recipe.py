@@ -38,6 +38,7 @@ class TaskRecipe(Frozen):
     max_length: int = Field(128, ge=4)  # word pieces, special ones included
     selection: float | None = Field(None, gt=0, lt=1)  # share of train to select checkpoints and files on
     limit: int | None = Field(None, gt=0)  # training examples at most
+    seed: int | None = None  # of what is carved from train; None: the recipe's
 
 
 class TrainRecipe(Frozen):
@@ -63,6 +64,7 @@ class TeacherRecipe(TrainRecipe):
 
     model: str  # local folder, `package:<import name>/<folder>`, or a Hugging Face hub name
     epochs: float = Field(3.0, ge=0)
+    seed: int | None = None  # None: the recipe's; with task.seed, all seeds of a student have one teacher
     answers: Literal["torch", "served"] | None = None  # with which logits are made; served: its INT8 file, much faster
 
 
@@ -165,6 +167,11 @@ class Recipe(Frozen):
         if self.pretraining and self.student.start:
             raise ValueError("student.start names a checkpoint, and so does pretraining: leave one of them out")
         return self
+
+    @property
+    def split_seed(self) -> int:
+        """Of what is carved from train."""
+        return self.seed if self.task.seed is None else self.task.seed
 
     @property
     def reads_corpus(self) -> bool:

@@ -154,7 +154,7 @@ def pruning(steps: int) -> MagnitudePruning:
 def compare(recipe: Recipe, *, steps: int, rounds: int, precision: str, chosen: Sequence[str] = ARMS) -> dict[str, Any]:
     """Rates of every arm in every round, and the ratios that matter: median, lowest and highest over rounds."""
     accelerator = Accelerator()
-    data = load(recipe.task, seed=recipe.seed)
+    data = load(recipe.task, seed=recipe.split_seed)
     teacher, tokenizer = models.load(recipe.teacher.model, data.labels, recipe.task.max_length)
     teacher.requires_grad_(False)
     stage = recipe.stages[0]

@@ -135,7 +135,7 @@ def weights_digest(source: str) -> str:
 
 
 def key_of(recipe: Recipe, data: Data) -> str:
-    training = recipe.teacher.model_dump(exclude={"answers", "checkpoint", "model"}, exclude_none=True)
+    training = recipe.teacher.model_dump(exclude={"answers", "checkpoint", "model", "seed"}, exclude_none=True)
     return digest(
         {
             "model": weights_digest(locate(recipe.teacher.model)),
@@ -143,9 +143,13 @@ def key_of(recipe: Recipe, data: Data) -> str:
             "data": data.fingerprint,
             "max_length": recipe.task.max_length,
             "metric": data.metric,
-            "seed": recipe.seed,
+            "seed": seed_of(recipe),
         }
     )
+
+
+def seed_of(recipe: Recipe) -> int:
+    return recipe.seed if recipe.teacher.seed is None else recipe.teacher.seed
 
 
 def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
@@ -166,7 +170,7 @@ def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
 
 def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, folder: Path) -> None:
     """Train on gold labels alone and write the artefact; a killed attempt is continued."""
-    set_seed(recipe.seed)
+    set_seed(seed_of(recipe))
     model, tokenizer = load(recipe.teacher.model, data.labels, recipe.task.max_length)
     encoder = encoder_of(model, tokenizer, recipe.task.max_length)
     work = folder.with_suffix(".run")
@@ -180,10 +184,10 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
             model,
             {"supervised": Supervised()},
             recipe.teacher,
-            partial(on_task, recipe.teacher, data, pieces, accelerator, seed=recipe.seed),
+            partial(on_task, recipe.teacher, data, pieces, accelerator, seed=seed_of(recipe)),
             accelerator,
             folder=work,
-            seed=recipe.seed,
+            seed=seed_of(recipe),
             title="teacher",
         )
         costs = [content["cost"]]

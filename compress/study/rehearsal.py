@@ -43,10 +43,10 @@ def faults(asked: Sequence[dict[str, Any]]) -> list[str]:
         recipe = Recipe.model_validate(one["recipe"])
         try:
             student = catalogue.make(recipe.student, catalogue.STUDENTS)
-            key = f"{recipe.task.model_dump_json()} {recipe.seed}"
+            key = f"{recipe.task.model_dump_json()} {recipe.split_seed}"
             if key not in data:
                 data.clear()  # jobs come task by task
-                data[key] = load(recipe.task, seed=recipe.seed)
+                data[key] = load(recipe.task, seed=recipe.split_seed)
             texts = pipeline.corpus_of(recipe, data[key])
             pipeline.rehearse(recipe, data[key], texts, student, accelerator)
         except (ValueError, OSError) as error:

@@ -100,3 +100,12 @@ def test_recipes_that_come_along_are_whole() -> None:
     assert len(paths) >= 4
     for path in paths:
         assert Recipe.read(path.stem).name == path.stem
+
+
+def test_one_teacher_may_serve_all_seeds_of_a_student() -> None:
+    """Its name in the cache is of its own seed, the split's and nothing of the student's."""
+    from compress.teacher import seed_of
+
+    own, given = (Recipe.read("demo", ["seed=3", *more]) for more in ([], ["task.seed=0", "teacher.seed=1"]))
+    assert (own.split_seed, seed_of(own)) == (3, 3)
+    assert (given.split_seed, seed_of(given)) == (0, 1)
