@@ -5,9 +5,8 @@ teacher finds it there, and a killed fine-tuning goes on where its last checkpoi
 """
 
 import hashlib
-import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +20,7 @@ from accelerate.utils import set_seed
 from filelock import FileLock
 from torch import nn
 
-from compress import evaluate
-from compress.batches import Batches
+from compress import answers, evaluate
 from compress.data.load import Data, Examples
 from compress.models import align_labels, encoder_of, load, locate, pieces_of
 from compress.package import package
@@ -34,8 +32,6 @@ from serve import artefact, cache
 from serve.artefact import Artefact
 from serve.encode import WordPieces
 from serve.runtime import Session
-
-PART = 2048  # texts whose logits are kept together
 
 
 @dataclass
@@ -51,11 +47,6 @@ class Teacher:
         """What its fine-tuning took."""
         return list(self.artefact.manifest.provenance.get("cost", ()))
 
-    def session(self) -> Callable[[Batches], np.ndarray]:
-        """What answers encoded texts with the file that is served, in the runtime that is quickest here."""
-        session = Session(self.artefact, runtime="auto")
-        return lambda data: session.logits_of(data.encoded)
-
     def logits(self, examples: Examples, accelerator: Accelerator, autocast: Any) -> np.ndarray:
         """Logits [N, C] on every text, computed once and then read from the cache.
 
@@ -63,43 +54,21 @@ class Teacher:
         """
         shares = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         data = evaluate.batches(self.pieces, examples, accelerator.device, size=evaluate.SIZE, **shares)
+        self.model.to(accelerator.device)
         with autocast():
             precision = "bf16" if torch.is_autocast_enabled(accelerator.device.type) else "fp32"
         if self.served:
             precision = self.artefact.manifest.served
-        path = cache.folder() / "logits" / f"{self.key}-{texts_digest(data)}-{precision}.npy"
-        with alone(path, accelerator):
-            if not path.exists():
-                if accelerator.is_main_process:
-                    say(f"teacher: logits for {len(examples):,} texts ({precision})")
-                answer = self.session() if self.served else partial(evaluate.logits, self.model.to(accelerator.device))
-                with autocast():
-                    values = annotated(answer, data, path.with_suffix(""), accelerator)
-                if accelerator.is_main_process:
-                    part = path.with_suffix(".part.npy")
-                    np.save(part, values)
-                    part.replace(path)
-                    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-        return np.load(path)
+        folder = cache.folder() / "logits" / f"{self.key}-{precision}"
+        with alone(folder, accelerator), autocast():
+            return answers.logits(self.opened, data, folder, accelerator, f"teacher ({precision})")
 
-
-def annotated(
-    answer: Callable[[Batches], np.ndarray], data: Batches, folder: Path, accelerator: Accelerator
-) -> np.ndarray:
-    """The answers [N, C] in the order of the texts, kept in `folder` in parts until all are there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    total = math.ceil(len(data.labels) / PART)
-    for at in range(total):
-        target = folder / f"{at}.npy"
-        if at % data.world == data.rank and not target.exists():
-            rows = np.arange(at * PART, min((at + 1) * PART, len(data.labels)))
-            values = answer(data.only(rows))
-            np.save(folder / f"{at}.part.npy", values)
-            (folder / f"{at}.part.npy").replace(target)
-            if total > 1 and accelerator.is_main_process:
-                say(f"teacher: part {at + 1:,} of {total:,} is done")
-    accelerator.wait_for_everyone()
-    return np.concatenate([np.load(folder / f"{at}.npy") for at in range(total)])
+    def opened(self) -> answers.Answer:
+        """What answers encoded texts: torch, or the file that is served in the runtime that is quickest here."""
+        if not self.served:
+            return partial(evaluate.logits, self.model)
+        session = Session(self.artefact, runtime="auto")
+        return lambda data: session.logits_of(data.encoded)
 
 
 @contextmanager
@@ -110,14 +79,6 @@ def alone(path: Path, accelerator: Accelerator) -> Iterator[None]:
         accelerator.wait_for_everyone()
         yield
         accelerator.wait_for_everyone()
-
-
-def texts_digest(data: Batches) -> str:
-    """A name for the texts of `data` as the teacher sees them: their word pieces, in order."""
-    sha = hashlib.sha256()
-    for ids in data.encoded.ids:
-        sha.update(np.asarray(ids, dtype=np.int64).tobytes() + b"|")
-    return sha.hexdigest()[:16]
 
 
 def weights_digest(source: str) -> str:

@@ -15,7 +15,6 @@ from serve.ngram.words import characters
 from serve.runtime import Session
 from tests.serve.ngram import models
 
-
 TABLE = characters()
 
 
