@@ -27,7 +27,7 @@ def predict_file(
     *,
     form: str | None = None,
     model: str | None = None,
-    runtime: str = "onnxruntime",
+    runtime: str | None = None,
     device: str = "cpu",
     threads: int = 1,
 ) -> dict[str, Any]:

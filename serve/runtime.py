@@ -10,7 +10,7 @@ from serve.artefact import Artefact, load
 from serve.choice import Choice, choose, opened
 from serve.encode import Encoded, Text, WordPieces
 from serve.encoders import open_encoder
-from serve.engines import AUTO, DEVICES, ENGINES, Logits, answer
+from serve.engines import AUTO, DEVICES, ENGINES, REFERENCE, Logits, answer
 from serve.errors import BackendError, InputError
 from serve.ngram.encode import NGrams, check_whole
 from serve.ngram.runtime import NARROW, Engine, straight
@@ -29,7 +29,8 @@ WARM = 1024  # words of the texts that warm up
 class Session:
     """Answers texts with one model of an artefact.
 
-    `model` is a key of the manifest's models (default: the served one), `batch` the most texts a run (default: the
+    `model` is a key of the manifest's models (default: the served one), `runtime` one of `serve.engines` (default:
+    onnxruntime; for n-grams, which it runs too, our own code), `batch` the most texts a run (default: the
     model's own; our own engines choose for themselves). Nothing but the artefact and these arguments changes an answer,
     save for runtime "auto": the quickest on this host, and `choice` says what was measured and what cannot run it.
     """
@@ -39,12 +40,12 @@ class Session:
         artefact: Artefact | Path | str,
         *,
         model: str | None = None,
-        runtime: str = "onnxruntime",
+        runtime: str | None = None,
         device: str = "cpu",
         threads: int = 1,
         batch: int | None = None,
     ) -> None:
-        _one_of("runtime", runtime, (*ENGINES, AUTO))
+        _one_of("runtime", runtime or REFERENCE, (*ENGINES, AUTO))
         _one_of("device", device, DEVICES)
         if threads < 1 or (batch is not None and batch < 1):
             raise InputError(f"threads and batch must be 1 or more, got {threads} and {batch}")
@@ -56,6 +57,7 @@ class Session:
         path = self.artefact.path(self.model)
         self.batch = batch or manifest.models[self.model].batch
         self.pieces = open_encoder(self.artefact)
+        runtime = runtime or ("bantam" if isinstance(self.pieces, NGrams) else REFERENCE)
         self.choice = Choice(runtime=runtime)
         self._straight: Engine | None = None  # from text to logits at once
         if isinstance(self.pieces, NGrams) and runtime in (AUTO, "bantam"):
