@@ -1,6 +1,8 @@
 """The n-gram student from a recipe to its answers, and how it reads texts in training."""
 
 import random
+import subprocess
+import sys
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
@@ -213,3 +215,24 @@ def test_a_teacher_may_answer_with_the_file_that_it_serves(recipe: list[str], tm
     assert served is not None and trained is not None and len(served) > 300
     assert np.array_equal(served["name"], trained["name"]) and not np.array_equal(served["logits"], trained["logits"])
     assert np.abs(served["logits"] - trained["logits"]).mean() < 0.3 * np.abs(trained["logits"]).mean()
+
+
+def test_two_processes_train_the_table_as_one(recipe: list[str], tmp_path: Path) -> None:
+    """The same examples make each update; of a small last one a process may have none, and so no gradient."""
+    exact = [*recipe, "student.dropout=0", "student.feature_dropout=0", "stages.0.epochs=2", "stages.0.batch_size=31"]
+    settings = [part for setting in exact for part in ("--set", setting)]
+    answers = []
+    for processes in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m", "bantam"]
+        out = tmp_path / str(processes)
+        done = subprocess.run(
+            [sys.executable, *launcher, "compress", "ngram", "--out", str(out), *settings],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("2 processes share each update" in done.stderr) == (processes == 2)
+        answers.append(Session(out).logits(TEXTS))
+    untrained = np.abs(answers[0][:2] - answers[0][3]).max()  # of a text without words
+    assert untrained > 0.1 and np.allclose(*answers, atol=0.02 * untrained)
