@@ -89,7 +89,7 @@ class NGram:
                 f"students/ngram starts from no checkpoint: leave student.start and pretraining out, got {source.start}"
             )
         for name, got, lowest, highest in (
-            ("rows", self.rows, 1, 2**26),
+            ("rows", self.rows, 1, 15_000_000),  # slots have 24 bits in C
             ("width", self.width, 16, 1024),
             ("orders", self.orders, 1, 4),
             ("hidden", self.hidden or 1, 1, 4096),
