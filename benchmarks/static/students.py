@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,10 +52,12 @@ def check(name: str, artefact: Artefact, task: Task) -> None:
 
 
 def about(artefact: Artefact) -> dict[str, Any]:
-    """How the student was made, in a word or two."""
+    """The student's size, in a word or two."""
     student = artefact.manifest.recipe.get("student", {})
-    fields = ("rows", "width", "orders") if student.get("use") == "ngram" else ("layers",)
-    return {name: student[name] for name in fields if name in student}
+    if artefact.manifest.encoder.kind == "ngram":
+        return {name: student[name] for name in ("rows", "width", "orders") if name in student}
+    config = json.loads((artefact.root / "config.json").read_text(encoding="utf-8"))
+    return {"layers": config[name] for name in ("num_hidden_layers", "n_layers") if name in config}
 
 
 def told(artefact: Artefact, task: Task) -> dict[str, Any]:
