@@ -57,7 +57,7 @@ def about(artefact: Artefact) -> dict[str, Any]:
     if artefact.manifest.encoder.kind == "ngram":
         return {name: student[name] for name in ("rows", "width", "orders") if name in student}
     config = json.loads((artefact.root / "config.json").read_text(encoding="utf-8"))
-    return {"layers": config[name] for name in ("num_hidden_layers", "n_layers") if name in config}
+    return {"layers": config.get("num_hidden_layers", config.get("n_layers"))}
 
 
 def told(artefact: Artefact, task: Task) -> dict[str, Any]:
