@@ -14,7 +14,7 @@ from serve.ngram.keys import Keys
 
 Slots = NDArray[np.int64]
 
-LOAD = 1.05  # slots for a key, at least
+LOAD = 1.04  # slots for a key, at least
 FEWEST = 16  # slots, and how many more a small table has
 DISPLACEMENTS = 1 << 16
 SEEDS = 100
