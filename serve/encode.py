@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from serve.engine.network import Declined
-from serve.errors import ArtefactError, EmptyInput, InputError, TooLarge
+from serve.errors import ArtefactError, EmptyInput, InputError, TooLong
 from serve.wordpiece import IGNORED, AsciiPieces
 
 Text = str | tuple[str, str]
@@ -62,11 +62,11 @@ class WordPieces:
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
     def encode(self, texts: Sequence[Text], *, truncate: bool = True) -> Encoded:
-        """Word pieces of each text. Without `truncate` a text over the maximum length is a TooLarge error."""
+        """Word pieces of each text. Without `truncate` a text over the maximum length is TooLong."""
         check_texts(texts)
         encoded = self._encode(list(texts))
         if not truncate and any(encoded.truncated):
-            raise TooLarge(
+            raise TooLong(
                 f"`inputs` must have at most {self.max_length} tokens, but text {encoded.truncated.index(True)} has "
                 'more; shorten it or ask for "truncate": true'
             )

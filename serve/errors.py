@@ -4,18 +4,22 @@ whoever sent the request, made the folder or started the process can mend it.
     BantamError
     ├── ArtefactError        a folder that cannot be trusted or written
     ├── InputError     422   what was asked cannot be understood
-    │   ├── EmptyInput 400   there is no text to classify
+    │   ├── EmptyInput 400   there is no text to read
     │   ├── BadJSON    400   the body is not JSON
+    │   ├── BadKey     401   no API key, or one that is not known
     │   ├── NotFound   404
     │   ├── BadMethod  405
-    │   ├── TooLarge   413   a body, a text or a batch over its limit
-    │   └── BadType    415   the body does not claim to be JSON
+    │   ├── TooSlow    408   the body did not come in time
+    │   ├── TooLarge   413   a body or a batch over its limit
+    │   ├── BadType    415   the body does not claim to be JSON
+    │   └── TooLong    422   a text has more tokens than the model reads, and must not be cut
     ├── BackendError   424   the runtime cannot do it (no such device, no such library)
-    ├── Overloaded     429
+    ├── Overloaded     429   the queue is full, or a key asks too often; `retry_after` says when to come again
     └── NotReady       503
+        └── Expired    503   the request's deadline passed before its turn came
 
-Words and statuses are those of text-embeddings-inference (`router/src/http/server.rs`), so that its clients
-understand them; there too a text or a batch over its limit is a 413 of type "Validation".
+Words are those of text-embeddings-inference (`router/src/http/server.rs`), so that its clients understand them, and
+statuses where it has such an error. A protocol with other words has its own table.
 """
 
 from typing import ClassVar
@@ -44,12 +48,22 @@ class BadJSON(InputError):
     status = 400
 
 
+class BadKey(InputError):
+    status = 401
+    error_type = "Unauthorized"
+
+
 class NotFound(InputError):
     status = 404
 
 
 class BadMethod(InputError):
     status = 405
+
+
+class TooSlow(InputError):
+    status = 408
+    error_type = "Timeout"
 
 
 class TooLarge(InputError):
@@ -60,6 +74,10 @@ class BadType(InputError):
     status = 415
 
 
+class TooLong(InputError):
+    pass
+
+
 class BackendError(BantamError):
     status = 424
 
@@ -68,7 +86,15 @@ class Overloaded(BantamError):
     status = 429
     error_type = "Overloaded"
 
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after  # seconds
+
 
 class NotReady(BantamError):
     status = 503
     error_type = "Unhealthy"
+
+
+class Expired(NotReady):
+    error_type = "Timeout"

@@ -22,17 +22,37 @@ class FileEntry(Frozen):
     size: int = Field(ge=0)  # bytes
 
 
+class Embedding(Frozen):
+    """What the model makes of a text: one vector."""
+
+    size: int = Field(ge=1)  # numbers
+    pooling: Literal["mean", "first"]  # over all tokens, or the first one's
+    normalised: bool = True  # to length 1
+
+
 class Task(Frozen):
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "embedding"]
     inputs: Literal[1, 2]  # texts an example: a single text or a pair
-    labels: tuple[str, ...] = Field(min_length=1)  # ("score",) for regression
+    labels: tuple[str, ...] = ()  # ("score",) for regression, none for an embedding
     metric: str
     columns: tuple[str, ...] = ()
+    embedding: Embedding | None = None
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the model gives for a text."""
+        return self.embedding.size if self.embedding else len(self.labels)
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError(f"labels are not distinct: {list(self.labels)}")
+        if (self.kind == "embedding") != (self.embedding is not None):
+            raise ValueError(f"kind is {self.kind!r}, but embedding is {self.embedding}")
+        if self.kind == "embedding" and (self.labels or self.inputs != 1):
+            raise ValueError(f"an embedding has no labels and one text, got {list(self.labels)} and {self.inputs}")
+        if self.kind == "regression" and len(self.labels) != 1:
+            raise ValueError(f"regression has one label, got {list(self.labels)}")
         if self.kind == "classification" and len(self.labels) < 2:
             raise ValueError(f"classification needs two labels or more, got {list(self.labels)}")
         if self.columns and len(self.columns) != self.inputs:

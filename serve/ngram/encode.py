@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.encode import Encoded, Feeds, Text, check_texts
-from serve.errors import TooLarge
+from serve.errors import TooLong
 from serve.ngram import library
 from serve.ngram.file import read
 from serve.ngram.keys import Ends, Keys, word_keys
@@ -39,7 +39,7 @@ class NGrams:
         return int(np.count_nonzero(self.model.keys))
 
     def encode(self, texts: Sequence[Text], *, truncate: bool = True) -> Encoded:
-        """Keys of the words of each text. Without `truncate` a text over the maximum length is a TooLarge error."""
+        """Keys of the words of each text. Without `truncate` a text over the maximum length is TooLong."""
         flat, ends, cut = self.keys(texts)
         paired = (len(texts), self.model.inputs)
         truncated: list[bool] = np.logical_or.reduce(cut.reshape(paired), axis=1).tolist()
@@ -80,9 +80,9 @@ class NGrams:
 
 
 def check_whole(truncated: Sequence[bool], *, truncate: bool, max_length: int) -> None:
-    """TooLarge where a text was cut that should not be."""
+    """TooLong where a text was cut that should not be."""
     if not truncate and any(truncated):
-        raise TooLarge(
+        raise TooLong(
             f"`inputs` must have at most {max_length} words, but text {list(truncated).index(True)} has more; shorten "
             'it or ask for "truncate": true'
         )

@@ -144,8 +144,8 @@ def test_raw_scores_are_logits(app: App, tiny: Any) -> None:
 
 def test_truncation_is_asked_for_and_told(app: App, tiny: Any) -> None:
     long = "good film " * 30
-    refused(ask(app, {"inputs": long}), 413, "at most 24 tokens")
-    refused(ask(app, {"inputs": [["a"], [long]], "truncate": False}), 413, "text 1 has more")
+    refused(ask(app, {"inputs": long}), 422, "at most 24 tokens")
+    refused(ask(app, {"inputs": [["a"], [long]], "truncate": False}), 422, "text 1 has more")
     status, headers, body = ask(app, {"inputs": [["a"], [long]], "truncate": True})
     assert (status, headers["x-truncated"]) == (200, "true")
     check(body, expected(tiny, ["a", long]))

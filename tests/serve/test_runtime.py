@@ -11,7 +11,7 @@ import pytest
 
 from serve.artefact import ArtefactError, seal
 from serve.encode import check_inputs
-from serve.errors import BackendError, EmptyInput, InputError, TooLarge
+from serve.errors import BackendError, EmptyInput, InputError, TooLong
 from serve.runtime import Session, softmax
 
 ROOT = Path(__file__).parents[2]
@@ -68,9 +68,9 @@ def test_truncation_is_reported(tiny: Any) -> None:
 
 
 def test_a_long_text_without_truncation_is_an_error(tiny: Any, pairs: Any) -> None:
-    with pytest.raises(TooLarge, match="at most 24 tokens, but text 5"):
+    with pytest.raises(TooLong, match="at most 24 tokens, but text 5"):
         Session(tiny.artefact).logits(TEXTS, truncate=False)
-    with pytest.raises(TooLarge, match="text 1"):
+    with pytest.raises(TooLong, match="text 1"):
         Session(pairs.artefact).logits(PAIRS, truncate=False)
     exact = " ".join(["good"] * (tiny.manifest.encoder.max_length - 2))
     assert Session(tiny.artefact).logits([exact], truncate=False).shape == (1, 2)

@@ -18,7 +18,7 @@ from serve import wordpiece
 from serve.encode import Text, WordPieces
 from serve.engine import build
 from serve.engine.network import Declined
-from serve.errors import InputError, TooLarge
+from serve.errors import InputError, TooLong
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -201,7 +201,7 @@ def test_answers_stay_when_others_follow(tmp_path: Path) -> None:
 
 def test_texts_that_are_too_long_or_no_texts_are_errors(tmp_path: Path) -> None:
     ours = read(toy(tmp_path), 5)
-    with pytest.raises(TooLarge, match="text 1 has more"):
+    with pytest.raises(TooLong, match="text 1 has more"):
         ours.encode(["a", "the " * 9], truncate=False)
     assert len(ours.encode([])) == len(ours.encode(np.array([]))) == 0  # type: ignore[arg-type]
     assert ours.encode(np.array(["a", "the"])).lengths() == [3, 3]  # type: ignore[arg-type]

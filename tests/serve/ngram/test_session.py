@@ -17,7 +17,7 @@ from benchmarks.targets import Served, Spec, open_target, size_bytes
 from serve.app import create_app
 from serve.artefact import Artefact, ArtefactError, Encoder, seal, write
 from serve.encode import Text
-from serve.errors import BackendError, InputError, TooLarge
+from serve.errors import BackendError, InputError, TooLong
 from serve.ngram.encode import NGrams
 from serve.ngram.file import read
 from serve.ngram.plain import Plain
@@ -87,7 +87,7 @@ def test_a_text_over_the_limit_is_refused_where_asked(single: Artefact, runtime:
     session = Session(single, runtime=runtime)
     exact = " ".join(["good"] * 12)
     session.logits([exact], truncate=False)
-    with pytest.raises(TooLarge, match="at most 12 words, but text 1 has more"):
+    with pytest.raises(TooLong, match="at most 12 words, but text 1 has more"):
         session.logits(["good", exact + " !"], truncate=False)
 
 
@@ -140,7 +140,7 @@ def test_it_answers_over_http(single: Artefact, runtime: str) -> None:
             "POS": row[1],
         }
     status, body = asyncio.run(post(app, {"inputs": LONG}))
-    assert (status, body["error_type"]) == (413, "Validation") and "at most 12 words" in body["error"]
+    assert (status, body["error_type"]) == (422, "Validation") and "at most 12 words" in body["error"]
     status, body = asyncio.run(post(app, {"inputs": " "}))
     assert (status, body["error_type"]) == (400, "Empty")
 
