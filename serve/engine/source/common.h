@@ -1,16 +1,9 @@
 /* What every path begins with. */
+#include "compiler.h"
 #include "engine.h"
 
 #include <math.h>
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define PRAGMA(x) _Pragma(#x)
-#if defined(__clang__)
-#define UNROLL(n) PRAGMA(unroll)
-#else
-#define UNROLL(n) PRAGMA(GCC unroll n)
-#endif
 
 /* Time of a product against the dense one: fixed + slope times the share of the matrix that is kept. Measured with
 384 x 1536, which `python -m benchmarks.engine` tells for whole networks. */

@@ -1,11 +1,11 @@
 /* The functions that the library shows: choose a path, open a model file, run texts. Nothing here allocates once a
 workspace is made. */
+#include "arena.h"
+#include "compiler.h"
 #include "engine.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-#define SHOWN __attribute__((visibility("default")))
 
 enum { OK, NO_MEMORY, BAD_LENGTH, BAD_ID, BAD_TYPE };
 
@@ -78,25 +78,13 @@ SHOWN const char *bantam_open(const void *data, size_t size, Model **opened, uin
 
 SHOWN void bantam_close(Model *m) { free(m); }
 
-typedef struct {
-    char *memory; /* NULL to count only */
-    size_t used;
-} Arena;
-
-static void *carve(Arena *a, size_t count, size_t item)
-{
-    void *found = a->memory ? a->memory + a->used : NULL;
-    a->used += (count * item + 63) / 64 * 64;
-    return found;
-}
-
 /* Buffers for texts of up to `longest` tokens; returns the bytes they take. */
 static size_t lay_out(const Model *m, Workspace *ws, void *memory, uint32_t longest)
 {
     const size_t most = (size_t)longest + FEWEST - 1; /* of a pass */
     const size_t rows = (most > TOGETHER ? most : TOGETHER) + CHUNK; /* tiles read past the last row */
     const size_t inner = (size_t)m->most_heads * m->head_size, D = m->width, widest = m->widest;
-    Arena a = {memory, 0};
+    Arena a = {.memory = memory};
     ws->rows = (uint32_t)rows - CHUNK;
     ws->x = carve(&a, rows * D, sizeof(float));
     ws->head_x = carve(&a, rows * D, sizeof(float));
@@ -125,7 +113,7 @@ SHOWN Workspace *bantam_workspace(const Model *m, uint32_t timed)
     if (!ws)
         return NULL;
     const size_t size = lay_out(m, ws, NULL, m->positions - m->first_position);
-    ws->memory = aligned_alloc(64, size);
+    ws->memory = aligned_memory(size);
     if (!ws->memory) {
         free(ws);
         return NULL;

@@ -1,6 +1,11 @@
 /* The functions of the n-gram student that the library shows: choose a path, answer texts (ngram_open.c opens a model). Nothing here
 allocates once a workspace has met its longest text. */
-#include "ngram_memory.h"
+#include "arena.h"
+#include "compiler.h"
+#include "ngram.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 enum { OK, NO_MEMORY, TOO_LONG, BAD_COUNT };
 
@@ -50,7 +55,7 @@ static size_t lay_out_block(NgramWorkspace *ws, void *memory, size_t bytes)
 {
     const size_t letters = 4 * bytes + 128 * BLOCK_ENTRIES + 256, bits = letters / 64 + 4;
     const size_t most = 2 * ws->most_words, words = (bytes < most ? bytes : most > BLOCK_BYTES ? most : BLOCK_BYTES) + 256;
-    Arena a = {memory, 0};
+    Arena a = {.memory = memory, .beyond = LINE};
     ws->room = bytes;
     ws->letters = carve(&a, letters, 1);
     ws->inside = carve(&a, bits, sizeof(uint64_t));
@@ -71,14 +76,14 @@ static int make_room(NgramWorkspace *ws, size_t bytes)
         return 1;
     free(ws->memory);
     ws->room = 0;
-    ws->memory = aligned(lay_out_block(ws, NULL, bytes));
+    ws->memory = aligned_memory(lay_out_block(ws, NULL, bytes));
     lay_out_block(ws, ws->memory, ws->memory ? bytes : 0);
     return ws->memory != NULL;
 }
 
 static size_t lay_out_floats(NgramWorkspace *ws, const NgramModel *m)
 {
-    Arena a = {ws->fixed, 0};
+    Arena a = {.memory = ws->fixed, .beyond = LINE};
     const size_t texts = BLOCK_ENTRIES + TILE;
     ws->features = carve(&a, texts * m->dense.inputs, sizeof(float));
     ws->hidden = carve(&a, texts * m->dense.stride, sizeof(float));
@@ -109,7 +114,7 @@ SHOWN NgramWorkspace *bantam_ngram_workspace(const NgramModel *m, uint32_t timed
     int made = make_room(ws, BLOCK_BYTES);
     if (made && m) {
         const size_t size = lay_out_floats(ws, m);
-        ws->fixed = aligned(size);
+        ws->fixed = aligned_memory(size);
         made = ws->fixed != NULL;
         if (made) {
             memset(ws->fixed, 0, size);

@@ -1,15 +1,8 @@
 /* What the code of every path for n-grams begins with. */
+#include "compiler.h"
 #include "ngram.h"
 
 #include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
-#define PRAGMA(x) _Pragma(#x)
-#if defined(__clang__)
-#define UNROLL(n) PRAGMA(unroll)
-#else
-#define UNROLL(n) PRAGMA(GCC unroll n)
-#endif
 
 enum { SLOT = (1 << 24) - 1 }; /* lower bits of where a key would lie; the upper 8 are its tag */
 

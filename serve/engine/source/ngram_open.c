@@ -1,5 +1,10 @@
 /* Opens a model of the n-gram student: checks its sizes and lays its layers out as the paths read them. */
-#include "ngram_memory.h"
+#include "arena.h"
+#include "compiler.h"
+#include "ngram.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 enum { PAGES = 4352 };
 
@@ -46,7 +51,7 @@ static void turned(Dense *l, Arena *a, const float *weights, const float *bias, 
 /* The model's own copies; returns the bytes they take. Tables of which whole words are read are copied, too. */
 static size_t lay_out(NgramModel *m, const Given *g)
 {
-    Arena a = {m->memory, 0};
+    Arena a = {.memory = m->memory, .beyond = LINE};
     const size_t slots = (size_t)1 << g->slot_bits, buckets = (size_t)1 << g->bucket_bits;
     uint8_t *tags = carve(&a, slots, 1);
     uint16_t *displacement = carve(&a, buckets, sizeof *displacement);
@@ -80,7 +85,7 @@ SHOWN const char *bantam_ngram_open(const Given *given, NgramModel **opened)
     if (!m)
         return "there is no memory for it";
     const size_t size = lay_out(m, given);
-    m->memory = aligned(size);
+    m->memory = aligned_memory(size);
     if (!m->memory) {
         free(m);
         return "there is no memory for it";

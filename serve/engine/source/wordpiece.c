@@ -3,11 +3,11 @@ become small where the vocabulary is of small ones, spaces part words, each punc
 the longest piece at its front is taken again and again. Any other text is left to that library.
 
 Nothing here allocates: the table lies in the caller's memory, and so does what is written. */
+#include "compiler.h"
+
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-
-#define SHOWN __attribute__((visibility("default")))
 
 enum { NEXT = 0xfe, END = 0xff };    /* behind the first text of a pair, between texts: bytes that are not of UTF-8 */
 enum { LONGEST_WORD = 256 };         /* letters of a word, at most */

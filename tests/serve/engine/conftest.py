@@ -6,17 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from serve.engine import build
+from tests.serve.native import up_to_date
 
 
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
-    sources = max(path.stat().st_mtime for path in build.SOURCE.iterdir())
-    try:
-        if not build.LIBRARY.is_file() or build.LIBRARY.stat().st_mtime < sources:
-            build.build()
-    except build.CannotBuild as error:
-        pytest.skip(str(error))
+    up_to_date()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from serve.ngram import keys, library, words
 from serve.ngram.library import Native
 from serve.ngram.plain import Plain
 from serve.ngram.words import Characters
+from tests.serve.native import up_to_date
 from tests.serve.ngram.conftest import ENGLISH, random_texts
 from tests.serve.ngram.models import model
 
@@ -32,12 +33,7 @@ CONTRACTED = (
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    sources = max(path.stat().st_mtime for path in build.SOURCE.iterdir())
-    try:
-        if not build.LIBRARY.is_file() or build.LIBRARY.stat().st_mtime < sources:
-            build.build()
-    except build.CannotBuild as error:
-        pytest.skip(str(error))
+    up_to_date()
 
 
 @pytest.fixture(params=PATHS)
