@@ -4,13 +4,12 @@ Every artefact on every runtime asked for, one thread, to labels: from word piec
 texts are taken in arrival order, and a call runs as one group, padded to its longest text where a runtime needs
 padding. That is not the best such a runtime can do, so `sorted` is measured too: all texts in one call, sorted by
 length, in groups of the size that is fastest for it, tried before the clock starts. Padding and sorting count. Targets
-take turns.
+take turns. A student of n-grams has no word pieces, so it is timed from text alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,13 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import shapes
-from benchmarks.arrival_table import KIND, SCHEMA, SORTED, markdown
+from benchmarks.arrival_table import KIND, SCHEMA, SORTED, SOURCES, markdown
 from benchmarks.data import load_texts
 from benchmarks.measure import turns
-from benchmarks.report import Report, check_target, named, write
+from benchmarks.report import Report, deliver, named
 from serve import machine
-from serve.encode import Encoded, Text, WordPieces
+from serve.encode import Encoded, Text
+from serve.encoders import AnyEncoder, open_encoder
 from serve.engines import answer
+from serve.runtime import Session
 from serve.trial import GROUPS
 
 TRIES = 2  # of each group size; the first meets its shapes for the first time
@@ -39,20 +40,33 @@ Call = Encoded | list[Text]
 
 @dataclass
 class Target:
-    """A model on a runtime with the texts of the run, as `calls[source][way]`."""
+    """A model on a runtime with the texts of the run, as `calls[source][way]`; of n-grams from text alone."""
 
     model: shapes.Target
-    pieces: WordPieces
+    pieces: AnyEncoder
     calls: dict[str, dict[str, list[Call]]]
     group: int | None = None  # of `sorted`, once it is chosen; None for an engine that needs none
 
     @property
     def ragged(self) -> bool:
-        return hasattr(self.model.run, "ragged")
+        """Whether it takes texts as they are, in no groups."""
+        run = self.model.run
+        return run.runtime == "bantam" if isinstance(run, Session) else hasattr(run, "ragged")
+
+    @property
+    def source(self) -> str:
+        """What its model reads: word pieces, or text."""
+        return next(iter(self.calls))
 
     def answers(self, call: Call, group: int) -> NDArray[np.int64]:
-        encoded = self.pieces.encode(call) if isinstance(call, list) else call
-        logits = answer(self.model.run, self.pieces, encoded, 1 if self.model.alone else group)
+        run, group = self.model.run, 1 if self.model.alone else group
+        if isinstance(run, Session):
+            assert isinstance(call, list), "n-grams are timed from text"
+            run.batch = group
+            logits = run.logits(call)
+        else:
+            encoded = self.pieces.encode(call) if isinstance(call, list) else call
+            logits = answer(run, self.pieces, encoded, group)
         labels: NDArray[np.int64] = logits.argmax(axis=1)
         return labels
 
@@ -71,7 +85,7 @@ class Target:
         if self.ragged or self.model.alone:
             self.group = None if self.ragged else 1
             return
-        calls = self.calls["pieces"][SORTED]
+        calls = self.calls[self.source][SORTED]
         found = {
             size: min(self._timed(calls, size, clock) for _ in range(TRIES)) for size in GROUPS if size <= len(calls[0])
         }
@@ -86,18 +100,12 @@ def targets(models: Sequence[shapes.Target], texts: list[Text], batches: Sequenc
     cuts = {way: [slice(at, at + size) for at in range(0, len(texts), size)] for way, size in ways.items()}
     found = []
     for model in models:
-        encoder = model.artefact.manifest.encoder
-        pieces = WordPieces(
-            model.artefact.root / encoder.file,
-            max_length=encoder.max_length,
-            pad_id=encoder.pad_id,
-            inputs=encoder.inputs,
-        )
-        encoded = pieces.encode(texts)
-        calls: dict[str, dict[str, list[Call]]] = {
-            "pieces": {way: [_part(encoded, cut) for cut in those] for way, those in cuts.items()},
-            "text": {way: [texts[cut] for cut in those] for way, those in cuts.items()},
-        }
+        pieces = open_encoder(model.artefact)
+        calls: dict[str, dict[str, list[Call]]] = {}
+        if not isinstance(model.run, Session):
+            encoded = pieces.encode(texts)
+            calls["pieces"] = {way: [_part(encoded, cut) for cut in those] for way, those in cuts.items()}
+        calls["text"] = {way: [texts[cut] for cut in those] for way, those in cuts.items()}
         found.append(Target(model, pieces, calls))
     return found
 
@@ -114,13 +122,15 @@ def measure(
     rows = []
     for target in found:
         target.choose(clock)
-        for way in target.calls["pieces"]:
-            target.seconds("pieces", way, clock)  # some runtimes make code for each shape that they meet
-        labels = target.answers(target.calls["pieces"][SORTED][0], target.group or 1)
+        for way in target.calls[target.source]:
+            target.seconds(target.source, way, clock)  # some runtimes make code for each shape that they meet
+        labels = target.answers(target.calls[target.source][SORTED][0], target.group or 1)
         same = labels == first.setdefault(target.model.name, labels)
         rows.append({**_about(target), "same_labels": float(same.mean())})
         print(f"{target.model.name} on {target.model.runtime} is warm", file=sys.stderr)
-    cells = [(source, way, at) for source, ways in found[0].calls.items() for way in ways for at in range(len(found))]
+    ways = found[0].calls["text"]
+    every = [(source, way, at) for source in SOURCES for way in ways for at in range(len(found))]
+    cells = [(source, way, at) for source, way, at in every if source in found[at].calls]
     for done, (_, (source, way, at)) in enumerate(turns(cells, rounds), start=1):
         rows[at]["seconds"][source][way].append(found[at].seconds(source, way, clock))
         if done % len(cells) == 0:
@@ -153,34 +163,31 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write the report here.")
     options = parser.parse_args(arguments)
-    try:
-        report = run(options)
-        if options.json:
-            write(options.json, json.dumps(report, indent=2) + "\n")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(markdown(report), end="")
-    return 0
+    return deliver(lambda: run(options), options.json, markdown)
 
 
 def run(options: argparse.Namespace) -> Report:
     """The report; ValueError, before anything is timed, for what cannot be measured."""
     if min([*options.batches, options.rounds]) < 1:
         raise ValueError("batches and rounds must be 1 or more")
-    if options.json:
-        check_target(options.json)
-    models = shapes.targets(options.artefacts, options.runtimes, options.model, threads=1)
+    models = shapes.targets(options.artefacts, options.runtimes, options.model, threads=1, ngrams=True)
     check_alike(models, len(options.artefacts))
     name, texts = load_texts(options.data, models[0].artefact.manifest.task, limit=options.texts)
     found = targets(models, texts, options.batches)
-    lengths = found[0].pieces.encode(texts).lengths()
+    counted = next((target for target in found if "pieces" in target.calls), found[0])
+    lengths = counted.pieces.encode(texts).lengths()
     return {
         "schema": SCHEMA,
         "kind": KIND,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
-        "data": {"name": name, "texts": len(texts), "pieces_mean": float(np.mean(lengths)), "pieces_max": max(lengths)},
+        "data": {
+            "name": name,
+            "texts": len(texts),
+            "counted": "word pieces" if "pieces" in counted.calls else "words",
+            "pieces_mean": float(np.mean(lengths)),
+            "pieces_max": max(lengths),
+        },
         "rounds": options.rounds,
         "rows": measure(found, options.rounds),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import Report, Row, number
+from benchmarks.report import Report, Row, measured, number
 
 SCHEMA = 1
 KIND = "arrival"
@@ -19,7 +19,11 @@ OURS = "bantam"
 
 def markdown(report: Report) -> str:
     """A table for what a call begins with, then our engine against each of the others on the same artefact."""
-    parts = [f"**{title}**\n\n{_table(_speeds(report, source))}" for source, title in SOURCES.items()]
+    parts = [
+        f"**{title}**\n\n{_table(_speeds(report, source))}"
+        for source, title in SOURCES.items()
+        if any(source in row["seconds"] for row in report["rows"])
+    ]
     if duels := list(_duels(report)):
         title = "Times as fast as another runtime with the same artefact"
         parts.append(f"**{title}**\n\n{_table([_rivals(report), *duels])}")
@@ -33,11 +37,12 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def _speeds(report: Report, source: str) -> list[list[str]]:
-    first = report["rows"][0]
+    rows = [row for row in report["rows"] if source in row["seconds"]]  # n-grams have no word pieces
+    first = rows[0]
     ways = list(first["seconds"][source])
     told = ["sorted, best group" if way == SORTED else f"calls of {way}" for way in ways]
     table = [["target", "runtime", "zeros", "labels as first", *(f"texts/s, {way}" for way in told)]]
-    for row in report["rows"]:
+    for row in rows:
         cells = [_escaped(row["name"]), row["runtime"], f"{row['sparsity']:.0%}", f"{row['same_labels']:.1%}"]
         for way in ways:
             taken, base = (_seconds(one, source, way) for one in (row, first))
@@ -64,7 +69,7 @@ def _duels(report: Report) -> Iterator[list[str]]:
     for (name, runtime), ours in rows.items():
         if runtime != OURS:
             continue
-        for source in SOURCES:
+        for source in ours["seconds"]:
             cells = [_escaped(name), "word pieces" if source == "pieces" else "text"]
             for other in _others(report):
                 theirs = rows.get((name, other))
@@ -99,14 +104,13 @@ def _escaped(name: str) -> str:
 
 
 def _conditions(report: Report) -> str:
-    data, where = report["data"], report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items() if version)
+    data = report["data"]
+    counted = data.get("counted", "word pieces")
     return (
-        f"{data['texts']:,} texts of {data['name']} in arrival order, {number(data['pieces_mean'])} word pieces on "
+        f"{data['texts']:,} texts of {data['name']} in arrival order, {number(data['pieces_mean'])} {counted} on "
         f"average, {data['pieces_max']} at most. A call runs as one group; `sorted` takes all texts in one call, by "
         "length, in groups of the size in brackets, the fastest one (our engine takes them as they are). Padding and "
         "sorting count. Ratios to the first line, or to the other runtime: median and range of "
         f"{report['rounds']} rounds in which targets take turns. One thread. Labels as first: share of texts that get "
-        f"the label that the artefact's first line gives. Measured {report['created'][:10]} on {where['cpu']} "
-        f"({', '.join(where['flags'])}), commit {(where['commit'] or 'unknown')[:10]}; {versions}."
+        f"the label that the artefact's first line gives. {measured(report)}"
     )

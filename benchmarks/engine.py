@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.report import Report, Row, check_target, named, number, titled, write
+from benchmarks.report import Report, Row, check_target, measured, named, number, titled, write
 from serve import machine
 from serve.artefact import load
 from serve.engine.library import Compiled, multiply
@@ -130,16 +130,13 @@ def markdown(report: Report) -> str:
 
 
 def _conditions(report: Report) -> str:
-    where = report["machine"]
     peaks = [row["peak_gmac_per_second"] for row in report["rows"]]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items() if version)
     return (
         f"The engine's path {', '.join(sorted({row['path'] for row in report['rows']}))}, one thread, word pieces to "
         "logits, the fastest of many calls. Shares are of that call's time. GMAC/s count products as if no weight were "
         "zero, so that skipped blocks may pass the peak: that is what the path's own instruction multiplies from "
-        f"registers alone, {number(min(peaks))} to {number(max(peaks))} GMAC/s when each line was measured. Measured "
-        f"{report['created'][:10]} on {where['cpu']} ({', '.join(where['flags'])}), commit "
-        f"{(where['commit'] or 'unknown')[:10]}; {versions}."
+        f"registers alone, {number(min(peaks))} to {number(max(peaks))} GMAC/s when each line was measured. "
+        f"{measured(report)}"
     )
 
 

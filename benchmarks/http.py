@@ -27,6 +27,7 @@ from serve.artefact import Artefact
 from serve.encode import Text
 
 HOST = "127.0.0.1"
+KEPT = "BANTAM_CACHE"  # of our variables: it says where things lie, not how we serve
 READY_WITHIN = 120.0  # seconds
 ANSWER_WITHIN = 120.0  # seconds
 LIST = 32  # texts a request while collecting answers
@@ -40,7 +41,7 @@ class Service:
         self.labels = artefact.manifest.task.labels
         self.port = free_port()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BANTAM_")}
+        inherited = {name: value for name, value in os.environ.items() if name == KEPT or name[:7] != "BANTAM_"}
         environment = {**inherited, "BANTAM_THREADS": str(threads)}
         command = [sys.executable, "-c", START, str(artefact.root), HOST, str(self.port)]
         self.process = subprocess.Popen(
@@ -48,6 +49,7 @@ class Service:
         )
         try:
             self._await_ready()
+            self.runtime: str = self._ask(b"GET /info HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST.encode())["runtime"]
         except BaseException:
             self.close()
             raise

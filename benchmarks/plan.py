@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.targets import Spec
 from serve import cache
 from serve.artefact import Artefact, load
-from serve.engines import SPARSE
+from serve.engines import AUTO, SPARSE
 
 HTTP = " (HTTP)"
 
@@ -45,7 +45,7 @@ def plan(
         if http and device == "cpu":
             served = student.manifest.served
             precision = student.manifest.models[served].precision
-            spec = _spec(name + HTTP, student, "onnxruntime", precision, served, device, threads)
+            spec = _spec(name + HTTP, student, AUTO, precision, served, device, threads)
             specs.append(replace(spec, transport="http"))
     return Plan(big, students, tuple(specs))
 

@@ -45,7 +45,7 @@ class Remote:
             text=True,
         )
         try:
-            self._order(spec=asdict(spec), texts=str(texts))
+            self.runtime: str = self._order(spec=asdict(spec), texts=str(texts))["runtime"]  # what answers
         except BaseException:
             self.close()
             raise

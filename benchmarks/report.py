@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,34 @@ def write(path: Path, text: str) -> None:
         raise ValueError(f"{path} could not be written ({error.strerror}); nothing was left behind") from error
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def deliver(make: Callable[[], Report], target: Path | None, table: Callable[[Report], str]) -> int:
+    """The exit code of a command that makes a report, writes it to `target`, if there is one, and prints its table.
+
+    A ValueError, of which a bad target is one before anything is made, is one line on standard error.
+    """
+    try:
+        if target:
+            check_target(target)
+        report = make()
+        if target:
+            write(target, json.dumps(report, indent=2) + "\n")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(report), end="")
+    return 0
+
+
+def measured(report: Report) -> str:
+    """The sentence on when, on which processor, at which commit and with what a report was made."""
+    where = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items() if version)
+    return (
+        f"Measured {report['created'][:10]} on {where['cpu']} ({', '.join(where['flags'])}), commit "
+        f"{(where['commit'] or 'unknown')[:10]}; {versions}."
+    )
 
 
 # --- one line a target

@@ -169,6 +169,7 @@ def _open_all(
                     raise
                 notes.append(f"left out, {spec.runtime} cannot run this file: {error}")
                 continue
+            spec = spec.answered_by(remote.runtime)
             remotes[spec] = remote
             stack.callback(remote.close)
             to = texts.with_name(f"{number}.npy")

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import turns
-from benchmarks.report import named, number, titled, write
+from benchmarks.report import deliver, measured, named, number, titled
 from serve import machine
 from serve.artefact import Artefact, load
 from serve.encode import Feeds
 from serve.engines import ENGINES
 from serve.errors import BackendError
+from serve.runtime import Session
 
 SCHEMA = 1
 KIND = "shapes"
@@ -41,8 +42,8 @@ class Target:
     runtime: str
     artefact: Artefact
     model: str
-    run: Any  # serve.engines.Engine
-    vocabulary: int
+    run: Any  # serve.engines.Engine, or the Session of a student of n-grams
+    vocabulary: int  # word pieces that it knows; 0 for n-grams
 
     def feeds(self, batch: int, length: int) -> Feeds:
         ids = np.random.default_rng(0).integers(1000 % self.vocabulary, self.vocabulary, (batch, length))
@@ -71,9 +72,17 @@ class Target:
 
 
 def targets(
-    artefacts: Sequence[tuple[str, Path]], runtimes: Sequence[str], model: str | None, threads: int
+    artefacts: Sequence[tuple[str, Path]],
+    runtimes: Sequence[str],
+    model: str | None,
+    threads: int,
+    *,
+    ngrams: bool = False,
 ) -> list[Target]:
-    """Each artefact on each runtime. ValueError for an unknown name, or where no runtime runs an artefact."""
+    """Each artefact on each runtime. ValueError for an unknown name, or where no runtime runs an artefact.
+
+    Without `ngrams` each must read word pieces; with it a student of n-grams runs as the service runs it.
+    """
     if unknown := [name for name in runtimes if name not in ENGINES]:
         raise ValueError(f"runtimes must be among {', '.join(ENGINES)}; got {', '.join(unknown)}")
     found = []
@@ -82,14 +91,23 @@ def targets(
         key = model or artefact.manifest.served
         if key not in artefact.manifest.models:
             raise ValueError(f"{path} has no model {key!r}; it has {', '.join(artefact.manifest.models)}")
-        size = json.loads((artefact.root / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+        reads_ngrams = artefact.manifest.encoder.kind == "ngram"
+        if reads_ngrams and not ngrams:
+            raise ValueError(
+                f"{path} must read word pieces, of which texts of one length are drawn here; it reads n-grams of real "
+                "texts: time it with python -m benchmarks.arrival"
+            )
+        size = 0 if reads_ngrams else _vocabulary(artefact)
         declined = []
         for runtime in runtimes:
             file = key
             if runtime.startswith("openvino") and "int8-static" in artefact.manifest.models and key == "int8":
                 file = "int8-static"  # it has no fast path for onnxruntime's dynamic operators
             try:
-                run = ENGINES[runtime](artefact.path(file), device="cpu", threads=threads)
+                if reads_ngrams:
+                    run: Any = Session(artefact, model=file, runtime=runtime, threads=threads)
+                else:
+                    run = ENGINES[runtime](artefact.path(file), device="cpu", threads=threads)
             except BackendError as error:
                 declined.append(f"{runtime}: {error}")
                 continue
@@ -99,6 +117,11 @@ def targets(
         if len(declined) == len(runtimes):
             raise ValueError(f"no runtime runs {path}: {'; '.join(declined)}")
     return found
+
+
+def _vocabulary(artefact: Artefact) -> int:
+    config = json.loads((artefact.root / "config.json").read_text(encoding="utf-8"))
+    return int(config["vocab_size"])
 
 
 def score(artefact: Artefact, model: str) -> dict[str, Any] | None:
@@ -172,13 +195,9 @@ def _score(told: dict[str, Any] | None) -> str:
 
 
 def _conditions(report: Report) -> str:
-    where = report["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items() if version)
     return (
         "Texts x word pieces a call; word pieces to logits, no tokenising or padding. Ratios to the first line: median "
-        f"and range of {report['rounds']} rounds in which targets take turns. One thread. Measured "
-        f"{report['created'][:10]} on {where['cpu']} ({', '.join(where['flags'])}), commit "
-        f"{(where['commit'] or 'unknown')[:10]}; {versions}."
+        f"and range of {report['rounds']} rounds in which targets take turns. One thread. {measured(report)}"
     )
 
 
@@ -192,18 +211,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write the report here.")
     options = parser.parse_args(arguments)
-    try:
-        if min([*options.batches, *options.lengths, options.rounds]) < 1:
-            raise ValueError("batches, lengths and rounds must be 1 or more")
-        found = targets(options.artefacts, options.runtimes, options.model, threads=1)
-        report = measure(found, options.batches, options.lengths, options.rounds)
-        if options.json:
-            write(options.json, json.dumps(report, indent=2) + "\n")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(markdown(report), end="")
-    return 0
+    return deliver(lambda: run(options), options.json, markdown)
+
+
+def run(options: argparse.Namespace) -> Report:
+    """The report; ValueError, before anything is timed, for what cannot be measured."""
+    if min([*options.batches, *options.lengths, options.rounds]) < 1:
+        raise ValueError("batches, lengths and rounds must be 1 or more")
+    found = targets(options.artefacts, options.runtimes, options.model, threads=1)
+    return measure(found, options.batches, options.lengths, options.rounds)
 
 
 if __name__ == "__main__":

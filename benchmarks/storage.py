@@ -8,7 +8,6 @@ whole files, embeddings, scales, graph and index included, as they are and gzipp
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import named, number, write
+from benchmarks.report import deliver, named, number
 from serve import machine
 from serve.artefact import Artefact, load, read_manifest
 from serve.manifest import PackedManifest
@@ -103,15 +102,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("artefacts", nargs="+", type=named, metavar="[NAME=]ARTEFACT")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write the report here.")
     options = parser.parse_args(arguments)
-    try:
-        report = measure(options.artefacts)
-        if options.json:
-            write(options.json, json.dumps(report, indent=2) + "\n")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(markdown(report), end="")
-    return 0
+    return deliver(lambda: measure(options.artefacts), options.json, markdown)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from serve import machine, trial
 from serve.artefact import Artefact, load
 from serve.encode import Text
 from serve.encoders import open_encoder
+from serve.engines import AUTO
 from serve.ngram.encode import NGrams
 from serve.runtime import Session
 
@@ -33,7 +34,7 @@ class Spec:
 
     target: str  # "teacher", or the artefact's name, with " (HTTP)" for the service
     root: str  # the artefact's folder
-    runtime: str  # "torch", or one of serve.engines
+    runtime: str  # "torch", one of serve.engines, or "auto" for the service, later "auto: " and what it chose
     precision: str  # "fp32", "bf16", "int8"
     device: str  # "cpu", "cuda"
     threads: int
@@ -44,8 +45,14 @@ class Spec:
     def label(self) -> str:
         return f"{self.target} {self.runtime} {self.precision}"
 
+    def answered_by(self, runtime: str) -> Spec:
+        """This target, once what answers is known."""
+        return replace(self, runtime=f"{AUTO}: {runtime}") if self.runtime == AUTO else self
+
 
 class Target(Protocol):
+    runtime: str  # what answers
+
     def logits(self, texts: Sequence[Text]) -> NDArray[Any]: ...
     def window(self, texts: Sequence[Text], *, batch: int, clients: int, seconds: float) -> measure.Window: ...
     def peak_memory(self) -> int | None: ...
@@ -73,7 +80,7 @@ def open_target(spec: Spec, texts: Sequence[Text] = ()) -> Target:
 def size_bytes(spec: Spec, artefact: Artefact) -> int:
     """Bytes on disk of all that the target needs: weights with embeddings, tokeniser, configuration."""
     files = artefact.manifest.files
-    if spec.runtime == "bantam" and artefact.manifest.encoder.kind == "ngram":
+    if spec.runtime in ("bantam", f"{AUTO}: bantam") and artefact.manifest.encoder.kind == "ngram":
         return files[artefact.manifest.encoder.file].size  # the whole model: the ONNX file is for other runtimes
     if spec.runtime != "torch":
         return artefact.served_size(spec.model)
@@ -82,6 +89,8 @@ def size_bytes(spec: Spec, artefact: Artefact) -> int:
 
 class InProcess:
     """A target that is called directly."""
+
+    runtime: str
 
     def logits(self, texts: Sequence[Text]) -> NDArray[Any]:
         raise NotImplementedError
@@ -108,7 +117,7 @@ class Served(InProcess):
 
     def __init__(self, artefact: Artefact, *, model: str, runtime: str, device: str, threads: int) -> None:
         self.session = Session(artefact, model=model, runtime=runtime, device=device, threads=threads)
-        self.pieces = self.session.pieces
+        self.runtime, self.pieces = self.session.runtime, self.session.pieces
 
     def logits(self, texts: Sequence[Text]) -> NDArray[Any]:
         return self.session.logits(texts)
@@ -122,6 +131,8 @@ class Served(InProcess):
 
 class Torch(InProcess):
     """The artefact's torch weights through transformers."""
+
+    runtime = "torch"
 
     def __init__(self, artefact: Artefact, *, precision: str, device: str, threads: int) -> None:
         import torch

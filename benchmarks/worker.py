@@ -30,7 +30,7 @@ def main() -> None:
             text if isinstance(text, str) else tuple(text) for text in json.loads(Path(start["texts"]).read_text())
         ]
         target = open_target(Spec(**start["spec"]), texts)
-        _say(answers, {"ok": True})
+        _say(answers, {"ok": True, "runtime": target.runtime})
         for line in sys.stdin:
             _say(answers, {"ok": True, **_obey(target, texts, json.loads(line))})
     except Exception as error:  # told to the parent, which raises it again

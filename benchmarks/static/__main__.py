@@ -1,7 +1,7 @@
 """`python -m benchmarks.static --data FOLDER --text COLUMN --label COLUMN --json FILE`: peers of a static student.
 
 Each peer is installed into an environment of its own in the cache, when first asked for. Its settings are chosen on a
-part of train; then it is trained for each seed, judged on test (or validation) and timed, text to label, one thread.
+part of train; then it is trained for each seed, judged on test and validation and timed, text to label, one thread.
 With `--teacher-labels` each is trained once more with those texts added, the fair opponent of a distilled student.
 """
 

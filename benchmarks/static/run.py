@@ -38,6 +38,7 @@ def begun(task: Task, *, budget: int, windows: int, seconds: float) -> Report:
         "created": _now(),
         "machine": machine.describe(),
         "data": task.about(),
+        "splits": [task.judged, *(name for name in task.reports if name != task.judged)],
         "settings": {"budget": budget, "windows": windows, "seconds": seconds, "threads": 1},
         "choices": {},
         "rows": [],
@@ -50,7 +51,7 @@ def resumed(path: Path, fresh: Report) -> Report:
     for part in ("settings", "data"):
         if found[part] != fresh[part]:
             raise ValueError(f"{path} was measured with other {part}; take the same, or name another file")
-    return found
+    return {**found, "splits": fresh["splits"]}  # rows have the accuracy on all of them, older reports told of one
 
 
 def fill(report: Report, task: Task, peers: Sequence[Peer], *, seeds: int, path: Path, tell: Tell) -> None:

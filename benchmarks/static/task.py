@@ -55,7 +55,7 @@ class Task:
 
     @property
     def judged(self) -> str:
-        """The split that speeds are measured on and tables tell of: test where there is one."""
+        """The split that speeds are measured on and tables tell of first: test where there is one."""
         return list(self.reports)[-1]
 
     def about(self) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def report() -> dict[str, Any]:
             ("teacher", "torch", "bf16", 150.0),
             ("teacher", "onnxruntime", "fp32", 230.0),
             ("small & <fast>", "onnxruntime", "int8", 1400.0),
-            ("small & <fast> (HTTP)", "onnxruntime", "int8", 900.0),
+            ("small & <fast> (HTTP)", "auto: bantam", "int8", 900.0),
         ]
         for batch in (1, 32)
     ]

@@ -13,6 +13,9 @@ from benchmarks import arrival, arrival_table, shapes, table
 from benchmarks.data import load_texts
 from serve.artefact import load
 from serve.encode import Encoded, Text
+from serve.ngram.words import characters
+from serve.runtime import Session
+from tests.serve.ngram import models
 
 WORDS = (1, 5, 2, 2, 7, 1, 1, 3)  # of each text; with [CLS] and [SEP] it is two word pieces longer
 TEXTS: list[Text] = [" ".join(["film"] * count) for count in WORDS]
@@ -217,3 +220,40 @@ def test_texts_are_evenly_spaced_in_arrival_order_whatever_their_labels(student:
     task = load(student).manifest.task
     assert load_texts(path, task, limit=4) == ("texts.csv", ["0", "3", "7", "10"])  # of 12, since row 4 is empty
     assert len(load_texts(path, task, limit=99)[1]) == 12
+
+
+def test_a_student_of_n_grams_is_timed_from_text_as_the_service_answers(
+    student: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a model of word pieces: no line and no ratio of word pieces for it. Oracle for labels: its session."""
+    artefact = models.artefact(tmp_path / "words", models.model(characters()), labels=("bad", "good"))
+    texts = load_texts(data, artefact.manifest.task, limit=20)[1]
+    runtimes = ["onnxruntime", "openvino", "bantam"]
+    found = arrival.targets(shapes.targets([("words", artefact.root)], runtimes, None, 1, ngrams=True), texts, [8])
+    assert [target.model.runtime for target in found] == ["onnxruntime", "bantam"]
+    assert "words on openvino" in capsys.readouterr().err  # it has no numbers of 64 bits, as keys are
+    labels = Session(artefact, runtime="bantam").logits(texts).argmax(axis=1).tolist()
+    assert len(set(labels)) == 2
+    for target in found:
+        assert target.answers(target.calls["text"]["sorted"][0], 4).tolist() == labels
+
+    out = tmp_path / "arrival.json"
+    options = ["--data", str(data), "--runtimes", "onnxruntime", "bantam", "--batches", "1", "8", "--texts", "20"]
+    ours = f"words={artefact.root}"
+    assert arrival.main([ours, str(student), *options, "--rounds", "2", "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    told = {(row["name"], row["runtime"]): row for row in report["rows"]}
+    assert set(told) >= {("words", "onnxruntime"), ("words", "bantam"), (student.name, "onnxruntime")}
+    for (name, runtime), row in told.items():
+        assert list(row["seconds"]) == (["text"] if name == "words" else ["pieces", "text"])
+        assert all(len(seconds) == 2 for ways in row["seconds"].values() for seconds in ways.values())
+        assert (row["group"] is None) == (runtime == "bantam")
+    assert told[("words", "bantam")]["same_labels"] == 1.0
+    assert report["data"]["counted"] == "word pieces"
+    pieces, text, duels = capsys.readouterr().out.split("**")[2::2]
+    assert "| words |" not in pieces and f"| {student.name} | onnxruntime |" in pieces
+    assert text.count("| words |") == 2 and duels.count("| words | text |") == 1
+
+    assert arrival.main([ours, *options, "--rounds", "1", "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed == table.rendered(out) and "From word pieces" not in printed and " words on average" in printed

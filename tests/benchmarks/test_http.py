@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from benchmarks import http
+from serve.artefact import load
 
 DELAY = 0.01
 
@@ -94,11 +97,41 @@ def test_answers_are_read_to_their_end() -> None:
         http.answer(bytearray(b"HTTP/1.1 200 OK\r\n\r\n"))
 
 
-def test_a_server_that_cannot_start_is_one_error_with_its_words(
-    student: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from serve.artefact import load
-
+def test_a_server_that_cannot_start_is_one_error_with_its_words(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "START", "raise SystemExit('no room at the inn')")
     with pytest.raises(ValueError, match="exit code 1: no room at the inn"):
-        http.Service(load(str(student)), threads=1)
+        http.Service(load(student), threads=1)
+
+
+STAND_IN = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        told = {name: value for name, value in os.environ.items() if name.startswith("BANTAM_")}
+        body = json.dumps({"runtime": "of a stand-in", **told} if self.path == "/info" else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+HTTPServer((sys.argv[2], int(sys.argv[3])), Handler).serve_forever()
+"""
+
+
+def test_a_service_tells_which_runtime_answers_and_keeps_to_this_cache(
+    student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "START", STAND_IN)
+    monkeypatch.setenv("BANTAM_RUNTIME", "onnxruntime")  # a choice of this shell, not of the service
+    service = http.Service(load(student), threads=3)
+    try:
+        assert service.runtime == "of a stand-in"
+        info = service._ask(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+    finally:
+        service.close()
+    told = {name: value for name, value in info.items() if name.startswith("BANTAM_")}
+    assert told == {"BANTAM_CACHE": os.environ["BANTAM_CACHE"], "BANTAM_THREADS": "3"}

@@ -61,6 +61,36 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path: Pat
         reports.check_target(tmp_path / "none" / "r.json")
 
 
+def test_a_command_writes_its_report_and_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "r.json"
+    assert reports.deliver(lambda: {"rows": [1]}, target, lambda report: f"| {report['rows']} |\n") == 0
+    assert json.loads(target.read_text()) == {"rows": [1]} and capsys.readouterr() == ("| [1] |\n", "")
+    assert reports.deliver(lambda: {"rows": []}, None, lambda report: "") == 0
+
+
+def test_a_command_that_cannot_write_says_so_before_it_measures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Report] = []
+
+    def make() -> Report:
+        made.append({})
+        raise ValueError("it cannot be measured")
+
+    assert reports.deliver(make, tmp_path / "none" / "r.json", str) == 2
+    assert made == [] and "is not a folder" in capsys.readouterr().err
+    assert reports.deliver(make, tmp_path / "r.json", str) == 2
+    assert capsys.readouterr() == ("", "error: it cannot be measured\n") and list(tmp_path.iterdir()) == []
+
+
+def test_a_measure_names_its_day_processor_commit_and_versions() -> None:
+    where = {"cpu": "CPU", "flags": ["avx2", "fma"], "commit": "0123456789ab", "versions": {"numpy": "2", "x": None}}
+    report: Report = {"created": "2026-01-02T03:04:05+00:00", "machine": where}
+    assert reports.measured(report) == "Measured 2026-01-02 on CPU (avx2, fma), commit 0123456789; numpy 2."
+    where["commit"] = None
+    assert "commit unknown; numpy 2." in reports.measured(report)
+
+
 def test_markdown_has_one_line_a_target_and_units_in_its_header(report: Report) -> None:
     lines = reports.markdown(report).splitlines()
     head = [cell.strip() for cell in lines[0].strip("|").split("|")]
@@ -69,7 +99,7 @@ def test_markdown_has_one_line_a_target_and_units_in_its_header(report: Report) 
     assert len(body) == 5
     assert all(len(line.strip("|").split("|")) == len(head) for line in body)
     assert "| 1,400 | 14x |" in body[3] and "| 2,100 | 21x |" in body[3]
-    assert "small & &lt;fast> (HTTP)" in body[4]
+    assert "small & &lt;fast> (HTTP) | auto: bantam |" in body[4]
     assert "Test CPU" in lines[-1] and "torch 2.13.0" in lines[-1]
 
 

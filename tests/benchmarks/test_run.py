@@ -21,6 +21,7 @@ from benchmarks import compare, run
 from benchmarks.measure import Window
 from benchmarks.remote import THREADS, Remote, environment
 from benchmarks.targets import Spec
+from serve.choice import CANDIDATES
 
 KEYS = {
     "target": str,
@@ -76,7 +77,9 @@ def test_bench_measures_sessions_and_the_service(teacher: Path, student: Path, d
     assert report["schema"] == 1 and report["machine"]["versions"]["onnxruntime"]
     rows = {names(row): row for row in report["rows"]}
     expected = [(who, "onnxruntime", how) for who in ("teacher", "small") for how in ("fp32", "int8")]
-    expected.append(("small (HTTP)", "onnxruntime", "int8"))
+    told = {row["runtime"] for row in report["rows"] if row["transport"] == "http"}
+    assert len(told) == 1 and told <= {f"auto: {name}" for name in CANDIDATES}
+    expected.append(("small (HTTP)", *told, "int8"))
     assert set(rows) == {(*one, batch, 1) for one in expected for batch in (1, 32)} | {(*expected[-1], 1, 8)}
     served, direct = rows[(*expected[-1], 1, 1)], rows[(*expected[3], 1, 1)]
     assert served["accuracy"] == direct["accuracy"] and served["agreement"] == direct["agreement"]
@@ -95,7 +98,8 @@ def test_bench_measures_torch_beside_the_rest(teacher: Path, student: Path, data
     session = rows[("teacher", "onnxruntime", "fp32", 1, 1)]
     assert session["agreement"]["value"] == 1.0 and session["accuracy"] == torch["accuracy"]
     assert session["peak_memory_bytes"] < torch["peak_memory_bytes"] / 2  # no torch in a session's process
-    assert rows[("small (HTTP)", "onnxruntime", "int8", 1, 1)]["peak_memory_bytes"] < torch["peak_memory_bytes"]
+    (served,) = (row for name, row in rows.items() if name[0] == "small (HTTP)" and name[3:] == (1, 1))
+    assert served["peak_memory_bytes"] < torch["peak_memory_bytes"]
 
 
 def test_speedup_is_taken_within_rounds_so_that_drift_cancels() -> None:

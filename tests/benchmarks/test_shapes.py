@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import shapes, table
 from serve.artefact import load
+from serve.ngram.words import characters
+from tests.serve.ngram import models
 
 
 def test_a_report_holds_every_target_and_shape(
@@ -60,3 +62,15 @@ def test_groups_are_tried_where_mates_do_not_matter(student: Path, tmp_path: Pat
 def test_bad_input_is_one_line(more: list[str], complaint: str, student: Path, capsys: pytest.CaptureFixture) -> None:
     assert shapes.main([str(student), *more]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_a_student_of_n_grams_is_refused_in_one_line(
+    student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = models.artefact(tmp_path / "words", models.model(characters()))
+    with pytest.raises(ValueError, match="must read word pieces.*n-grams.*python -m benchmarks.arrival"):
+        shapes.targets([("words", made.root)], ["onnxruntime"], None, threads=1)
+    assert shapes.main([str(student), str(made.root), "--rounds", "1"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: {made.root} must read word pieces") and said.err.count("\n") == 1
+    assert said.out == ""

@@ -53,6 +53,42 @@ def test_a_peer_is_tuned_on_selection_then_judged_and_timed(
     assert capsys.readouterr().out == table.rendered(out)
 
 
+def test_the_table_tells_of_validation_beside_test(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that sees nothing answers "bad" always: right for 10 of 20 in test, here for 1 of 4 in validation."""
+    write(folder / "validation.csv", [("poor", "bad"), ("fine", "good"), ("great", "good"), ("warm", "good")])
+    out = tmp_path / "report.json"
+    assert command.main(options(folder, out, "--seeds", "2", "--budget", "1")) == 0
+    printed = capsys.readouterr().out
+    lines = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("|")]
+    assert lines[0][3:7:2] == ["accuracy on test [95 % interval]", "accuracy on validation [95 % interval]"]
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 3
+    told = dict(zip(range(len(lines[2])), lines[2], strict=True))
+    assert told[3].startswith("0.500 [") and told[5].startswith("0.250 [")
+    assert told[4] == told[6] == "±0.0000 (2)"
+    assert "test and validation are told, agreement and speed on test" in printed
+    assert "No peer was chosen by validation" in printed
+
+    report = json.loads(out.read_text())
+    assert report.pop("splits") == ["test", "validation"]
+    out.write_text(json.dumps(report))  # as it was written before there were two
+    before = table.rendered(out)
+    assert "accuracy [95 % interval]" in before and "validation are" not in before and "; test is told" in before
+    assert command.main(options(folder, out, "--seeds", "2", "--budget", "1", "--resume")) == 0
+    assert capsys.readouterr().out == printed == table.rendered(out)
+
+
+def test_a_task_of_one_reported_split_has_one_column(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "test.csv").unlink()
+    assert command.main(options(folder, tmp_path / "report.json", "--seeds", "1", "--budget", "1")) == 0
+    printed = capsys.readouterr().out
+    assert "| accuracy [95 % interval] |" in printed and "; validation is told" in printed
+    assert "chosen by" not in printed
+
+
 def test_accuracy_and_interval_are_of_the_answers(folder: Path, tmp_path: Path, peer: Peer) -> None:
     """A model that sees nothing answers "bad" always: right for 10 of 20, and the binomial's spread around it."""
     blind = Peer(peer.name, peer.family, peer.grid[:1], peer.packages, folder=peer.folder)

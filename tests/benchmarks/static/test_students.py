@@ -34,13 +34,15 @@ def test_an_artefact_is_judged_and_timed_as_a_peer_is(
     out = tmp_path / "report.json"
     assert command.main(options(folder, out, *(f"ours={one.root}" for one in made))) == 0
     report = json.loads(out.read_text())
-    rows = records(folder / "test.csv")
     assert [(row["peer"], row["form"], row["seed"]) for row in report["rows"]] == [("ours", FORM, 0), ("ours", FORM, 1)]
     for row, artefact in zip(report["rows"], made, strict=True):
         session = Session(artefact, runtime="bantam")
-        answers = [session.labels[at] for at in session.logits([one["sentence"] for one in rows]).argmax(1)]
-        right = sum(answer == one["mood"] for answer, one in zip(answers, rows, strict=True))
-        assert row["metrics"]["test"]["value"] == pytest.approx(right / len(rows))
+        assert set(row["metrics"]) == {"test", "validation"} == set(report["splits"])
+        for split, told in row["metrics"].items():
+            rows = records(folder / f"{split}.csv")
+            answers = [session.labels[at] for at in session.logits([one["sentence"] for one in rows]).argmax(1)]
+            right = sum(answer == one["mood"] for answer, one in zip(answers, rows, strict=True))
+            assert told["value"] == pytest.approx(right / len(rows))
         assert row["size_bytes"] == artefact.served_size("int8") and set(row["rates"]) == {"1", "32", "all"}
     assert capsys.readouterr().out == table.rendered(out)
     before = out.read_text()
