@@ -1,33 +1,30 @@
-"""Which runtime answers a model's file quickest on this host: measured once, then read from the user's cache.
+"""Which runtime answers a model's file quickest on this host, and what its runs take.
 
-The cache holds a JSON file for each model file, processor, number of threads and versions of the runtimes. Workers that
-start together take turns, so that one measures alone and the others read what it found. Without a cache that can be
-written each of them measures for itself.
+Both are measured once for each model file, processor, number of threads and versions of the runtimes (`host_cache`).
 
 Measuring takes a process of its own (`python -m serve.choice`): the server shall not keep the memory of runtimes that
 it does not use, nor end with two of them, since one that had opened onnxruntime 1.31 and OpenVINO 2026.4 ended with a
 segmentation fault.
 """
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve import cache, machine
+from serve import costs
+from serve.costs import Costs
 from serve.encode import Encoded, WordPieces
-from serve.engines import ENGINES, REFERENCE, Engine, answer
+from serve.engines import ENGINES, REFERENCE, Engine, answer, open_engine
 from serve.errors import BackendError, BantamError
+from serve.host_cache import once_a_host, place
 
 Rates = dict[str, dict[str, float]]
 CANDIDATES = ("bantam", "onnxruntime", "openvino")
@@ -38,8 +35,8 @@ HOPELESS = 0.25  # of the quickest in small calls: not measured in larger ones
 NEARLY = 0.95  # of two runtimes this close the earlier candidate is taken
 LENGTHS = (12, 20, 28, 48)  # word pieces of a text; few, since OpenVINO makes code for each shape that it meets
 TRIAL = 120.0  # seconds that the process which measures may take
-WAIT = 60.0  # seconds for another worker's trial; it may have to make the engine's file first
-LIBRARY = Path(__file__).parent / "engine" / "built" / "libbantam.so"  # named here, since a Bento holds no engine
+
+Found = TypeVar("Found", bound=BaseModel)
 
 
 class Choice(BaseModel):
@@ -52,23 +49,35 @@ class Choice(BaseModel):
 
 def choose(path: Path, digest: str, pieces: WordPieces, *, batch: int, device: str = "cpu", threads: int = 1) -> Choice:
     """The runtime for an artefact's ONNX file of that sha256. Raises BantamError where none runs it."""
-    target = _file(digest, device, threads, batch)
-    if found := _kept(target):
-        return found
-    with _turn(target):
-        if found := _kept(target):
-            return found
-        found = apart(path, pieces, batch=batch, device=device, threads=threads)
-        if found is None:
-            return unmeasured(path, device=device, threads=threads)
-        _keep(target, found)
-    return found
+    facts: dict[str, Any] = {"model": digest, "device": device, "threads": threads, "batch": batch}
+    facts["trial"] = [CANDIDATES, REQUESTS, SECONDS, ROUNDS, LENGTHS, HOPELESS]
+    found = once_a_host(
+        place("runtimes", facts),
+        Choice,
+        lambda: apart(path, pieces, batch=batch, device=device, threads=threads),
+        sound=lambda found: found.runtime in CANDIDATES,
+    )
+    return found or unmeasured(path, device=device, threads=threads)
+
+
+def costs_of(
+    path: Path, digest: str, pieces: WordPieces, *, runtime: str, alone: bool, device: str = "cpu", threads: int = 1
+) -> Costs | None:
+    """What runs of that file take in a runtime, for `serve.batching`; None where measuring fails."""
+    facts: dict[str, Any] = {"model": digest, "device": device, "threads": threads, "runtime": runtime, "alone": alone}
+    facts["trial"] = [costs.GROUPS, costs.LENGTHS, costs.RAGGED, costs.SECONDS, costs.ROUNDS, pieces.max_length]
+    told: dict[str, Any] = {"runtime": runtime, "alone": alone, "device": device, "threads": threads}
+    return once_a_host(place("costs", facts), Costs, lambda: _in_a_process(Costs, path, pieces, told))
 
 
 def apart(path: Path, pieces: WordPieces, *, batch: int, device: str, threads: int) -> Choice | None:
     """`trial` in a process of its own; None where it fails."""
-    told = {"path": str(path), "batch": batch, "device": device, "threads": threads, "tokenizer": str(pieces.path)}
-    told |= {"max_length": pieces.max_length, "pad_id": pieces.pad_id, "inputs": pieces.inputs}
+    return _in_a_process(Choice, path, pieces, {"batch": batch, "device": device, "threads": threads})
+
+
+def _in_a_process(kind: type[Found], path: Path, pieces: WordPieces, way: Mapping[str, Any]) -> Found | None:
+    told = {"path": str(path), "tokenizer": str(pieces.path), "way": way}
+    told["pieces"] = {"max_length": pieces.max_length, "pad_id": pieces.pad_id, "inputs": pieces.inputs}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
@@ -78,20 +87,25 @@ def apart(path: Path, pieces: WordPieces, *, batch: int, device: str, threads: i
             env=environment,
             timeout=TRIAL,
         )
-        return Choice.model_validate_json(done.stdout.splitlines()[-1])
+        return kind.model_validate_json(done.stdout.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired, IndexError, ValidationError):
         return None
 
 
 def main() -> None:
-    """What `apart` starts: its words on standard input, the choice as the last line of standard output."""
+    """What that starts: its words on standard input, what was found as the last line of standard output."""
     told = json.load(sys.stdin)
-    fields = {name: told[name] for name in ("max_length", "pad_id", "inputs")}
-    way = {name: told[name] for name in ("batch", "device", "threads")}
-    found = trial(Path(told["path"]), WordPieces(told["tokenizer"], **fields), **way)
+    path, way = Path(told["path"]), told["way"]
+    pieces = WordPieces(told["tokenizer"], **told["pieces"])
+    found = _costs(path, pieces, **way) if "runtime" in way else trial(path, pieces, **way)
     sys.stdout.write("\n" + found.model_dump_json() + "\n")
     sys.stdout.flush()
     os._exit(0)  # not through the ends of the runtimes
+
+
+def _costs(path: Path, pieces: WordPieces, *, runtime: str, alone: bool, device: str, threads: int) -> Costs:
+    engine = ENGINES[runtime](path, device=device, threads=threads)
+    return costs.measured(engine, pieces, alone=alone, device=device, threads=threads)
 
 
 def unmeasured(path: Path, *, device: str, threads: int) -> Choice:
@@ -168,74 +182,10 @@ def _cut(texts: Encoded, at: int, size: int) -> Encoded:
     return Encoded(texts.ids[at : at + size], texts.types[at : at + size], texts.truncated[at : at + size])
 
 
-def _file(digest: str, device: str, threads: int, batch: int) -> Path | None:
-    """Where the choice is kept; None where this user has no cache."""
-    packages = ("onnxruntime", "openvino", "numpy")
-    facts: dict[str, Any] = {
-        "model": digest,
-        "device": device,
-        "threads": threads,
-        "batch": batch,
-        "processor": machine.processor(),
-        "versions": {name: machine.version(name) for name in packages},
-        "engine": hashlib.sha256(LIBRARY.read_bytes()).hexdigest() if LIBRARY.is_file() else None,
-        "path": os.environ.get("BANTAM_ENGINE_PATH"),
-        "trial": [CANDIDATES, REQUESTS, SECONDS, ROUNDS, LENGTHS, HOPELESS],
-    }
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    with suppress(RuntimeError):
-        return cache.folder() / "runtimes" / f"{key}.json"
-    return None
-
-
-def _kept(target: Path | None) -> Choice | None:
-    if target is None:
-        return None
-    try:
-        found = Choice.model_validate_json(target.read_bytes())
-    except (OSError, ValidationError):  # not there, or damaged
-        return None
-    return found if found.runtime in CANDIDATES else None
-
-
-def _keep(target: Path | None, choice: Choice) -> None:
-    if target is None:
-        return
-    with suppress(OSError):  # nowhere to keep it: the next start measures again
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, suffix=".partial")
-        try:
-            with os.fdopen(handle, "w") as opened:
-                opened.write(choice.model_dump_json(indent=2) + "\n")
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _turn(target: Path | None) -> Iterator[None]:
-    """One process at a time, for as long as the others are ready to wait; the lock ends with the process."""
-    with ExitStack() as stack:
-        if target is not None:
-            with suppress(OSError, ImportError):  # a folder that cannot be written, a system without such locks
-                import fcntl
-
-                target.parent.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context(target.with_suffix(".lock").open("w"))
-                end = time.monotonic() + WAIT
-                while time.monotonic() < end:
-                    with suppress(BlockingIOError):
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    time.sleep(0.05)
-        yield
-
-
-def opened(choice: Choice, path: Path, *, device: str, threads: int) -> tuple[Choice, Engine]:
+def opened(choice: Choice, path: Path, *, device: str, threads: int, callers: int = 1) -> tuple[Choice, Engine]:
     """The engine of a choice; where it no longer starts, the reference's, and the choice says so."""
     try:
-        return choice, ENGINES[choice.runtime](path, device=device, threads=threads)
+        return choice, open_engine(choice.runtime, path, device=device, threads=threads, callers=callers)
     except BackendError as error:
         if choice.runtime == REFERENCE:
             raise

@@ -61,6 +61,15 @@ class WordPieces:
         """Every word piece and its id."""
         return dict(self._tokenizer.get_vocab(with_added_tokens=True))
 
+    def uncut(self, text: str, *, specials: bool) -> list[Any]:
+        """What `tokenizers` makes of a text of any length: encodings of `max_length` each, one behind the other."""
+        first = self._tokenizer.encode(text, add_special_tokens=specials)
+        return [first, *first.overflowing]
+
+    def decode(self, ids: Sequence[int], *, specials: bool) -> str:
+        """The text of word pieces, with or without special ones; ids that the vocabulary lacks are left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not specials))
+
     def encode(self, texts: Sequence[Text], *, truncate: bool = True) -> Encoded:
         """Word pieces of each text. Without `truncate` a text over the maximum length is TooLong."""
         check_texts(texts)

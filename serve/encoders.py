@@ -23,8 +23,8 @@ def open_encoder(artefact: Artefact) -> AnyEncoder:
 def _check_question(ngrams: NGrams, task: Task) -> None:
     """ArtefactError where the model's file answers another question than the manifest's."""
     inputs, outputs = ngrams.model.inputs, len(ngrams.model.out_bias)
-    if (inputs, outputs) != (task.inputs, len(task.labels)):
+    if task.kind == "embedding" or (inputs, outputs) != (task.inputs, task.outputs):
         raise ArtefactError(
-            f"{ngrams.path} has {inputs} texts an example and {outputs} labels, but the manifest says {task.inputs} "
-            f"and {len(task.labels)}; copy the artefact again"
+            f"{ngrams.path} has {inputs} texts an example and {outputs} outputs, but the manifest says {task.kind} "
+            f"with {task.inputs} and {task.outputs}; copy the artefact again"
         )

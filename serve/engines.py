@@ -52,8 +52,11 @@ def onnxruntime(path: Path, *, device: str, threads: int) -> Engine:
     return run
 
 
-def openvino(path: Path, *, device: str, threads: int, sparse: float = 1.0) -> Engine:
-    """`sparse`: weights with at least this share of zeros are kept compressed, see `openvino_sparse`; 1 for none."""
+def openvino(path: Path, *, device: str, threads: int, callers: int = 1, sparse: float = 1.0) -> Engine:
+    """`threads` for each of as many `callers` at once; more of them wait for each other.
+
+    `sparse`: weights with at least this share of zeros are kept compressed, see `openvino_sparse`; 1 for none.
+    """
     # Importing openvino 2026.4 reports to Google Analytics unless a file in the user's home says no, and there is no
     # switch; where its telemetry package cannot be imported it uses a stub. Goes once an environment variable exists.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -64,8 +67,8 @@ def openvino(path: Path, *, device: str, threads: int, sparse: float = 1.0) -> E
     if device != "cpu":
         raise BackendError(f"runtime 'openvino' runs on the CPU here, got device {device!r}; use 'onnxruntime'")
     config: dict[str, Any] = {
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads * callers,
+        "NUM_STREAMS": callers,
         "PERFORMANCE_HINT": "LATENCY",
         # The default silently becomes bf16 where the CPU has it.
         "INFERENCE_PRECISION_HINT": "f32",
@@ -76,26 +79,27 @@ def openvino(path: Path, *, device: str, threads: int, sparse: float = 1.0) -> E
         config["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = sparse
     try:
         core = ov.Core()
-        request = core.compile_model(core.read_model(path), "CPU", config).create_infer_request()
+        compiled = core.compile_model(core.read_model(path), "CPU", config)
     except RuntimeError as error:
         raise ArtefactError(f"openvino cannot load {path}: {' '.join(str(error).split())[:300]}") from error
-    lock = threading.Lock()  # an infer request serves one caller at a time
+    mine = threading.local()  # an infer request serves one caller at a time
 
     def run(feeds: Feeds) -> Logits:
-        with lock:
-            result: Logits = request.infer(feeds, share_inputs=True)[0]
-            return result
+        if not hasattr(mine, "request"):
+            mine.request = compiled.create_infer_request()
+        result: Logits = mine.request.infer(feeds, share_inputs=True)[0]
+        return result
 
     return run
 
 
-def openvino_sparse(path: Path, *, device: str, threads: int) -> Engine:
+def openvino_sparse(path: Path, *, device: str, threads: int, callers: int = 1) -> Engine:
     """OpenVINO, with INT8 weights of which half are zero kept as non-zeros and a bit mask until they are used.
 
     It saves memory traffic, not multiplications, and needs AMX (`amx_int8`), integer activations and shapes of whole
     multiples of 64; elsewhere OpenVINO (2026.4) takes the setting and runs its ordinary kernels without a word.
     """
-    return openvino(path, device=device, threads=threads, sparse=SPARSE)
+    return openvino(path, device=device, threads=threads, callers=callers, sparse=SPARSE)
 
 
 def bantam(path: Path, *, device: str, threads: int) -> Engine:
@@ -118,15 +122,29 @@ AUTO = "auto"  # the quickest on this host, see `serve.choice`
 REFERENCE = "onnxruntime"  # what runs every file
 
 
+def open_engine(runtime: str, path: Path, *, device: str, threads: int, callers: int = 1) -> Engine:
+    """An engine that `callers` threads can use at once. Only OpenVINO must know: others run in the calling thread."""
+    if callers > 1 and runtime.startswith("openvino"):
+        return ENGINES[runtime](path, device=device, threads=threads, callers=callers)
+    return ENGINES[runtime](path, device=device, threads=threads)
+
+
+def once(engine: Engine, pieces: AnyEncoder, encoded: Encoded) -> Logits:
+    """Logits [texts, labels] from one run of all texts, as they are given."""
+    ragged = getattr(engine, "ragged", None)
+    if ragged is None:
+        return engine(pieces.batch(encoded, range(len(encoded))))
+    types = encoded.types if "token_type_ids" in pieces.inputs else None
+    result: Logits = ragged(encoded.ids, types)
+    return result
+
+
 def answer(engine: Engine, pieces: AnyEncoder, encoded: Encoded, batch: int) -> Logits:
     """Logits [texts, labels]: texts of like length run together, `batch` at most, since padding is work thrown away,
     unless the engine needs none.
     """
-    ragged = getattr(engine, "ragged", None)
-    if ragged is not None:
-        types = encoded.types if "token_type_ids" in pieces.inputs else None
-        result: Logits = ragged(encoded.ids, types)
-        return result
+    if hasattr(engine, "ragged"):
+        return once(engine, pieces, encoded)
     order = np.argsort(encoded.lengths(), kind="stable")
     cuts = [order[start : start + batch] for start in range(0, len(order), batch)]
     parts = [engine(pieces.batch(encoded, rows.tolist())) for rows in cuts]

@@ -8,12 +8,15 @@ whoever sent the request, made the folder or started the process can mend it.
     │   ├── BadJSON    400   the body is not JSON
     │   ├── BadKey     401   no API key, or one that is not known
     │   ├── NotFound   404
+    │   │   └── UnknownModel   there is one model, and it has another name
     │   ├── BadMethod  405
     │   ├── TooSlow    408   the body did not come in time
     │   ├── TooLarge   413   a body or a batch over its limit
     │   ├── BadType    415   the body does not claim to be JSON
+    │   ├── BadField   422   one field is wrong; `field` is its name
     │   └── TooLong    422   a text has more tokens than the model reads, and must not be cut
     ├── BackendError   424   the runtime cannot do it (no such device, no such library)
+    │   └── WrongTask        the model answers other questions: an embedding of a classifier, a class of an embedding
     ├── Overloaded     429   the queue is full, or a key asks too often; `retry_after` says when to come again
     └── NotReady       503
         └── Expired    503   the request's deadline passed before its turn came
@@ -57,6 +60,10 @@ class NotFound(InputError):
     status = 404
 
 
+class UnknownModel(NotFound):
+    pass
+
+
 class BadMethod(InputError):
     status = 405
 
@@ -74,6 +81,12 @@ class BadType(InputError):
     status = 415
 
 
+class BadField(InputError):
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class TooLong(InputError):
     pass
 
@@ -82,13 +95,18 @@ class BackendError(BantamError):
     status = 424
 
 
+class WrongTask(BackendError):
+    pass
+
+
 class Overloaded(BantamError):
     status = 429
     error_type = "Overloaded"
 
-    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after: float = 1.0, reason: str = "queue") -> None:
         super().__init__(message)
         self.retry_after = retry_after  # seconds
+        self.reason = reason  # what is full: "queue", or a key's "rate" or "concurrency"
 
 
 class NotReady(BantamError):

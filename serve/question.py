@@ -1,6 +1,6 @@
 """What passes between a protocol and the app: a question, its answer, and what a protocol knows of the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from serve.encode import Text
@@ -9,12 +9,16 @@ from serve.engines import Logits
 from serve.errors import BantamError
 from serve.manifest import Task
 
+Headers = Mapping[bytes, bytes]  # of a request; names in lower case
+Written = bytes | tuple[bytes, list[tuple[bytes, bytes]]]  # a body; or it and its headers, content-type among them
+
 
 @dataclass(slots=True)
 class Answer:
     values: Logits  # [texts, outputs]: scores, or the vectors of an embedding
     lengths: list[int]  # tokens of each text after truncation: word pieces, or words of n-grams
     truncated: list[bool]
+    tokenised: float = 0.0  # seconds of turning texts into tokens; of n-grams a part of `inference`
     queued: float = 0.0  # seconds from admission to the start of its first run
     inference: float = 0.0  # seconds in the model
 
@@ -26,7 +30,7 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Question:
     texts: list[Text]
-    write: Callable[[Answer], bytes]  # the body that answers it
+    write: Callable[[Answer], Written]  # the body that answers it
     truncate: bool = False  # or TooLong, where a text has more tokens than the model reads
     raw: bool = False  # logits in place of probabilities
 
@@ -45,6 +49,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Route:
-    method: str  # "GET" or "POST"
-    read: Callable[[bytes, Context], Question | bytes]  # bytes: the answer, nothing to compute. Raises BantamError
+    """What a path answers. A path that ends in "/" is for all below it that have no route of their own."""
+
+    method: str  # "GET" or "POST"; "*" for any
+    read: Callable[[bytes, Context, Headers], Question | bytes]  # bytes: the answer itself. Raises BantamError
     failure: Callable[[BantamError], tuple[int, bytes]]  # the protocol's own status and body of an error
+    warm: bool = True  # asks for a model that is ready
+    untyped: bool = False  # a body need not claim to be JSON: this protocol's clients send none, or raw tensors
+    kind: bytes = b"application/json"  # of the answer
+    headers: tuple[tuple[bytes, bytes], ...] = ()  # more of the answer
+    name: str = "other"  # in the metrics: one of serve.catalogue.ROUTES

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from serve.artefact import Artefact, load
-from serve.choice import Choice, choose, opened
+from serve.choice import Choice, choose, costs_of, opened
+from serve.costs import Costs
 from serve.encode import Encoded, Text, WordPieces
 from serve.encoders import open_encoder
-from serve.engines import AUTO, DEVICES, ENGINES, REFERENCE, Logits, answer
+from serve.engines import AUTO, DEVICES, ENGINES, REFERENCE, Logits, answer, once, open_engine
 from serve.errors import BackendError, InputError
 from serve.ngram.encode import NGrams, check_whole
 from serve.ngram.runtime import NARROW, Engine, straight
@@ -18,7 +19,7 @@ from serve.ngram.runtime import NARROW, Engine, straight
 
 @dataclass(frozen=True)
 class Predictions:
-    scores: Logits  # [texts, labels]: probabilities, or logits where raw or regression
+    scores: Logits  # [texts, labels]: probabilities, or logits where raw or regression; vectors [texts, size]
     truncated: list[bool]
     tokens: int  # word pieces, or words of n-grams, of all texts after truncation, padding apart
 
@@ -31,7 +32,8 @@ class Session:
 
     `model` is a key of the manifest's models (default: the served one), `runtime` one of `serve.engines` (default:
     onnxruntime; for n-grams, which it runs too, our own code), `batch` the most texts a run (default: the
-    model's own; our own engines choose for themselves). Nothing but the artefact and these arguments changes an answer,
+    model's own; our own engines choose for themselves), `threads` those of a run and `callers` how many threads will
+    ask at once (more than that wait for each other). Nothing but the artefact and these arguments changes an answer,
     save for runtime "auto": the quickest on this host, and `choice` says what was measured and what cannot run it.
     """
 
@@ -43,47 +45,51 @@ class Session:
         runtime: str | None = None,
         device: str = "cpu",
         threads: int = 1,
+        callers: int = 1,
         batch: int | None = None,
     ) -> None:
         _one_of("runtime", runtime or REFERENCE, (*ENGINES, AUTO))
         _one_of("device", device, DEVICES)
-        if threads < 1 or (batch is not None and batch < 1):
-            raise InputError(f"threads and batch must be 1 or more, got {threads} and {batch}")
+        if min(threads, callers, 1 if batch is None else batch) < 1:
+            raise InputError(f"threads, callers and batch must be 1 or more, got {threads}, {callers} and {batch}")
         self.artefact = artefact if isinstance(artefact, Artefact) else load(artefact)
         manifest = self.artefact.manifest
         self.model = model or manifest.served
         self.device, self.threads = device, threads
-        self.labels = manifest.task.labels
+        self.labels, self.outputs = manifest.task.labels, manifest.task.outputs
         path = self.artefact.path(self.model)
         self.batch = batch or manifest.models[self.model].batch
         self.pieces = open_encoder(self.artefact)
         runtime = runtime or ("bantam" if isinstance(self.pieces, NGrams) else REFERENCE)
         self.choice = Choice(runtime=runtime)
-        self._straight: Engine | None = None  # from text to logits at once
+        self.straight: Engine | None = None  # from text to logits at once
         if isinstance(self.pieces, NGrams) and runtime in (AUTO, "bantam"):
-            self._straight = straight(self.pieces.answering, device=device, threads=threads)
+            self.straight = straight(self.pieces.answering, device=device, threads=threads)
             self.choice = Choice(runtime="bantam", declined={"openvino": NARROW})
         elif isinstance(self.pieces, NGrams) and runtime.startswith("openvino"):
             raise BackendError(f"runtime {runtime!r} does not run n-grams: {NARROW}; use 'bantam' or 'onnxruntime'")
         elif isinstance(self.pieces, WordPieces) and runtime == AUTO:
             digest = manifest.files[manifest.models[self.model].path].sha256
             self.choice = choose(path, digest, self.pieces, batch=self.batch, device=device, threads=threads)
-            self.choice, self._engine = opened(self.choice, path, device=device, threads=threads)
+            self.choice, self._engine = opened(self.choice, path, device=device, threads=threads, callers=callers)
         else:
-            self._engine = ENGINES[runtime](path, device=device, threads=threads)
+            self._engine = open_engine(runtime, path, device=device, threads=threads, callers=callers)
         self.runtime = self.choice.runtime
 
     def logits(self, texts: Sequence[Text], *, truncate: bool = True) -> Logits:
-        """Logits [texts, labels], in the order of the texts."""
+        """Logits [texts, labels], or the vectors [texts, size] of an embedding, in the order of the texts."""
         return self._answers(texts, truncate)[0]
 
     def predict(self, texts: Sequence[Text], *, truncate: bool = True, raw_scores: bool = False) -> Predictions:
-        """Scores of each text: probabilities, or logits with `raw_scores`; a regression's value as it is."""
+        """Scores of each text: probabilities, or logits with `raw_scores`; a value or a vector as it is."""
         logits, truncated, tokens = self._answers(texts, truncate)
+        return Predictions(self.finished(logits, raw=raw_scores), truncated, tokens)
+
+    def finished(self, logits: Logits, *, raw: bool) -> Logits:
+        """Scores of logits; BackendError where they are no numbers."""
         if not np.isfinite(logits).all():
-            raise BackendError("the model's scores are not finite numbers")
-        raw = raw_scores or self.artefact.manifest.task.kind == "regression"
-        return Predictions(logits if raw else softmax(logits), truncated, tokens)
+            raise BackendError("what the model gives are not finite numbers")
+        return logits if raw or self.artefact.manifest.task.kind != "classification" else softmax(logits)
 
     def warm_up(self) -> None:
         """Run the shapes that the first callers would otherwise wait for: one short text, and a full batch."""
@@ -96,24 +102,40 @@ class Session:
 
     def _answers(self, texts: Sequence[Text], truncate: bool) -> tuple[Logits, list[bool], int]:
         """Logits, which texts were cut, and the tokens of all."""
-        if self._straight is None:
+        if self.straight is None:
             encoded = self.pieces.encode(texts, truncate=truncate)
             return self.logits_of(encoded), encoded.truncated, sum(encoded.lengths())
-        logits, words, cut = self._straight.texts(texts)
+        logits, words, cut = self.straight.texts(texts)
         truncated = cut.tolist()
         check_whole(truncated, truncate=truncate, max_length=self.pieces.max_length)
         return self._checked(logits, len(texts)), truncated, int(words.sum())
 
     def logits_of(self, encoded: Encoded) -> Logits:
-        """Logits [texts, labels] of texts that `pieces` has encoded."""
+        """What `logits` gives, of texts that `pieces` has encoded."""
         if not len(encoded):
-            return np.zeros((0, len(self.labels)), dtype=np.float32)
+            return np.zeros((0, self.outputs), dtype=np.float32)
         return self._checked(answer(self._engine, self.pieces, encoded, self.batch), len(encoded))
 
+    def run(self, encoded: Encoded) -> Logits:
+        """The same in one run of the model, as they are given: for whoever groups texts himself (`serve.batching`).
+
+        May be called from several threads at once. N-grams on our own code take no groups: `logits` answers them.
+        """
+        return self._checked(once(self._engine, self.pieces, encoded), len(encoded))
+
+    def costs(self) -> Costs | None:
+        """What runs take on this host, measured when it is asked for the first time; None where that is unknown."""
+        if not isinstance(self.pieces, WordPieces):
+            return None
+        manifest, alone = self.artefact.manifest, self.batch == 1
+        path, digest = self.artefact.path(self.model), manifest.files[manifest.models[self.model].path].sha256
+        runtime, device, threads = self.runtime, self.device, self.threads
+        return costs_of(path, digest, self.pieces, runtime=runtime, alone=alone, device=device, threads=threads)
+
     def _checked(self, logits: Logits, texts: int) -> Logits:
-        if logits.shape != (texts, len(self.labels)):
+        if logits.shape != (texts, self.outputs):
             raise BackendError(
-                f"the model gave logits of shape {logits.shape} for {texts} texts and {len(self.labels)} labels"
+                f"the model gave {logits.shape} numbers for {texts} texts; the manifest says {self.outputs} a text"
             )
         return logits
 

@@ -151,12 +151,12 @@ def test_workers_that_start_together_measure_once(tiny: Any, tmp_path: Path) -> 
     told = fork.Queue()
     encoder = tiny.manifest.encoder
     arguments = (tiny.artefact.root / encoder.file, encoder.inputs, log, told)
-    workers = [fork.Process(target=_worker, args=arguments) for _ in range(4)]
+    workers = [fork.Process(target=_worker, args=arguments, daemon=True) for _ in range(4)]
     for worker in workers:
         worker.start()
     found = [told.get(timeout=60) for _ in workers]
     for worker in workers:
-        worker.join()
+        worker.join(60)
     assert all(one == found[0] for one in found) and log.read_text().split() == ["opened"]
 
 
