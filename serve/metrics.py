@@ -1,54 +1,151 @@
 """What the service counts, in Prometheus' text format."""
 
 import os
+import time
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector  # type: ignore[no-untyped-call, unused-ignore]
+import numpy as np
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
-TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+from serve.catalogue import ASKED, COUNTED, ERROR_TYPES, INFO, REASONS, ROUTES, STATUSES
+from serve.counters import Counters
+from serve.errors import BantamError, Expired, Overloaded
+from serve.exposition import page
+from serve.regions import Regions
 
+if TYPE_CHECKING:
+    from serve.batching.ticket import BatchFacts
 
 class Metrics:
-    """Counters of one app. With PROMETHEUS_MULTIPROC_DIR set, `text` sums over all worker processes."""
+    """Everything that the service counts. With `path`, over all workers; `claim` False: to read them only."""
 
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "bantam_requests", "Requests to /predict by HTTP status", ["status"], registry=self._registry
-        )
-        self._errors = Counter("bantam_errors", "Errors answered, by type", ["error_type"], registry=self._registry)
-        self._truncated = Counter("bantam_truncated_texts", "Texts cut to the maximum length", registry=self._registry)
-        self._tokens = Counter("bantam_tokens", "Word pieces answered", registry=self._registry)
-        self._texts = Counter("bantam_texts", "Texts answered", registry=self._registry)
-        self._size = Histogram("bantam_batch_size", "Texts a request", buckets=TEXTS, registry=self._registry)
-        self._total = Histogram(
-            "bantam_request_seconds", "From the first byte to the answer", buckets=SECONDS, registry=self._registry
-        )
-        self._inference = Histogram(
-            "bantam_inference_seconds", "Encoding and model", buckets=SECONDS, registry=self._registry
-        )
-        self._succeeded = self._requests.labels("200")
+    def __init__(
+        self,
+        *,
+        model: str,
+        runtime: str,
+        version: str,
+        path: Path | None = None,
+        workers: int = 1,
+        claim: bool = True,
+    ) -> None:
+        self._counters = counters = Counters(COUNTED, path=path, workers=workers, claim=claim)
+        self._common = {"model": model}
+        self._info = {"model": model, "runtime": runtime, "version": version}
+        self.queued_tokens = counters.gauge("bantam_queued_tokens")
+        self.waiting = counters.gauge("bantam_waiting_requests")
+        self.in_progress = counters.gauge("bantam_requests_in_progress")
+        self._requests = {
+            (route, int(status)): counters.counter("bantam_requests_total", route, status)
+            for route in ROUTES
+            for status in STATUSES[:-1]
+        }
+        self._seconds = {route: counters.histogram("bantam_request_seconds", route) for route in ROUTES}
+        self._errors = {name: counters.counter("bantam_errors_total", name) for name in ERROR_TYPES}
+        self._shed = {reason: counters.counter("bantam_shed_total", reason) for reason in REASONS}
+        self._expired = counters.counter("bantam_expired_total")
+        self._cancelled = counters.counter("bantam_cancelled_total")
+        self._texts = counters.counter("bantam_texts_total")
+        self._tokens = counters.counter("bantam_tokens_total")
+        self._truncated = counters.counter("bantam_truncated_texts_total")
+        self._queue = counters.histogram("bantam_queue_seconds")
+        self._inference = counters.histogram("bantam_inference_seconds")
+        self._request_texts = counters.histogram("bantam_request_texts")
+        self._batch_texts = counters.histogram("bantam_batch_texts")
+        self._batch_tokens = counters.histogram("bantam_batch_tokens")
+        self._padded = counters.counter("bantam_padded_tokens_total")
+        self._busy = counters.counter("bantam_model_seconds_total")
+        self._cpu = _Processor(counters) if claim else None
+        self._lock = Lock()  # of what model threads count
 
-    def success(self, *, texts: int, truncated: int, tokens: int, inference: float, total: float) -> None:
-        self._succeeded.inc()
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Any request that got an answer, whatever it was."""
+        counter = self._requests.get((route, status))
+        if counter is None:
+            counter = self._counters.counter("bantam_requests_total", route, "other")
+        counter.inc()
+        self._seconds[route].observe(seconds)
+
+    def computed(self, *, texts: int, tokens: int, truncated: int, queued: float, inference: float) -> None:
+        """What the model did for an answered request."""
         self._texts.inc(texts)
         self._tokens.inc(tokens)
         if truncated:
             self._truncated.inc(truncated)
-        self._size.observe(texts)
+        self._request_texts.observe(texts)
+        self._queue.observe(queued)
         self._inference.observe(inference)
-        self._total.observe(total)
 
-    def failure(self, *, status: int, error_type: str) -> None:
-        self._requests.labels(str(status)).inc()
-        self._errors.labels(error_type).inc()
+    def failed(self, error: Exception) -> None:
+        """An error that was answered; `answered` counts the request."""
+        name = error.error_type if isinstance(error, BantamError) else "Backend"
+        (self._errors.get(name) or self._errors["other"]).inc()
+        if isinstance(error, Overloaded):
+            self._shed[error.reason].inc()
+        elif isinstance(error, Expired):
+            self._expired.inc()
+
+    def cancelled(self) -> None:
+        """A client that left before its answer."""
+        self._cancelled.inc()
+
+    def batch(self, facts: "BatchFacts") -> None:
+        """A run of the model; from any thread."""
+        with self._lock:
+            self._batch_texts.observe(facts.texts)
+            self._batch_tokens.observe(facts.tokens)
+            self._padded.inc(facts.padded_tokens)
+            self._busy.inc(facts.seconds)
+            if self._cpu is not None:
+                self._cpu.count()
 
     def text(self) -> bytes:
         """The page for GET /metrics."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self._registry)
-        together = CollectorRegistry()
-        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        with self._lock:
+            if self._cpu is not None:
+                self._cpu.count(now=True)
+        workers = processes(self._counters.regions)
+        known = {
+            "process_start_time_seconds": self._counters.regions.created,
+            "process_resident_memory_bytes": float(sum(map(resident, workers))),
+            "bantam_workers": float(len(workers)),
+        }
+        return (
+            page((INFO,), {INFO.name: np.ones((1, 1))}, self._info)
+            + page(COUNTED, self._counters.sums(), self._common)
+            + page(ASKED, {name: np.full((1, 1), value) for name, value in known.items()}, self._common)
+        )
+
+    def close(self) -> None:
+        """This worker ends; its place is the next one's."""
+        self._counters.close()
+
+
+class _Processor:
+    """Processor seconds of this worker, on top of what its place's former owner had used."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._seconds = counters.gauge("process_cpu_seconds_total")
+        self._before = self._seconds.get()
+        self._next = 0.0  # to ask takes microseconds, so that it is asked once a second
+
+    def count(self, *, now: bool = False) -> None:
+        clock = time.monotonic()
+        if now or clock >= self._next:
+            self._next = clock + 1.0
+            self._seconds.set(self._before + time.process_time())
+
+
+def processes(regions: Regions) -> list[int]:
+    """The workers that run."""
+    return [pid for at in range(regions.used) if (pid := regions.process(at))]
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds; 0 where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
