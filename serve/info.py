@@ -3,8 +3,11 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from serve.manifest import Task
 from serve.runtime import Session
 from serve.settings import Settings
+
+POOLING = {"mean": "mean", "first": "cls"}  # in the words of text-embeddings-inference
 
 
 def info(session: Session, settings: Settings) -> dict[str, Any]:
@@ -14,17 +17,12 @@ def info(session: Session, settings: Settings) -> dict[str, Any]:
         "model_id": manifest.name,
         "model_sha": manifest.files[model.path].sha256,
         "model_dtype": model.precision,
-        "model_type": {
-            "classifier": {
-                "id2label": {str(at): label for at, label in enumerate(session.labels)},
-                "label2id": {label: at for at, label in enumerate(session.labels)},
-            }
-        },
-        "max_concurrent_requests": settings.max_waiting,
+        "model_type": _model_type(manifest.task),
+        "max_concurrent_requests": settings.max_connections,
         "max_input_length": manifest.encoder.max_length,
         "max_client_batch_size": settings.max_texts,
         "auto_truncate": False,
-        "version": _version(),
+        "version": version_here(),
         "task": manifest.task.model_dump(),
         "model": session.model,
         "method": model.method,
@@ -38,7 +36,19 @@ def info(session: Session, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _version() -> str:
+def _model_type(task: Task) -> dict[str, Any]:
+    if task.embedding:
+        return {"embedding": {"pooling": POOLING[task.embedding.pooling]}}
+    return {
+        "classifier": {
+            "id2label": {str(at): label for at, label in enumerate(task.labels)},
+            "label2id": {label: at for at, label in enumerate(task.labels)},
+        }
+    }
+
+
+def version_here() -> str:
+    """The version of Bantam that runs."""
     try:
         return version("bantam")
     except PackageNotFoundError:  # inside a Bento only this package is there
