@@ -84,8 +84,10 @@ def has_blocks(model: nn.Module) -> bool:
 
 
 def encoder_path(model: nn.Module) -> str:
-    """Dotted name of the list of blocks, seen from the whole model."""
+    """Dotted name of the list of blocks, seen from the whole model, which may be the bare encoder."""
     below = anatomy(model).blocks
+    if getattr(model, "base_model", None) is model:
+        return below
     return f"{model.base_model_prefix}.{below}"
 
 

@@ -7,9 +7,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from compress.distil.distilbert import DistilBERT
+from compress.distil.embeddings import EmbeddingDistillation
 from compress.distil.logits import LogitDistillation
 from compress.distil.minidisc import MiniDisc
 from compress.distil.tinybert import TinyBERT
+from compress.faults import explain, nearest
 from compress.prune.layers import LayerDrop
 from compress.prune.lock import PatternLock
 from compress.prune.magnitude import MagnitudePruning
@@ -17,7 +19,7 @@ from compress.prune.obs import OptimalBrainSurgeon
 from compress.prune.rewind import Rewind
 from compress.prune.structured import StructuredPruning
 from compress.quantise.qat import QAT
-from compress.recipe import Choice, explain, nearest
+from compress.recipe import Choice
 from compress.students.ngram import NGram
 from compress.students.truncated import Truncated
 from compress.supervised import Supervised
@@ -25,6 +27,7 @@ from compress.technique import Technique
 
 TECHNIQUES: dict[str, type[Technique]] = {
     "distil/distilbert": DistilBERT,
+    "distil/embeddings": EmbeddingDistillation,
     "distil/logits": LogitDistillation,
     "distil/minidisc": MiniDisc,
     "distil/tinybert": TinyBERT,

@@ -45,4 +45,5 @@ def scorer(data: Batches, metric: str) -> Callable[[nn.Module], float]:
 
 def batches(pieces: WordPieces, examples: Examples, device: torch.device, **options: int) -> Batches:
     """`examples` encoded, as batches on `device`; `options` are those of `Batches`."""
-    return Batches(pieces, pieces.encode(examples.texts), examples.labels, device=device, **options)
+    encoded = pieces.encode(examples.texts)
+    return Batches(pieces, encoded, examples.labels, together=examples.together, device=device, **options)

@@ -46,21 +46,21 @@ def load(name: str, labels: tuple[str, ...], max_length: int) -> tuple[nn.Module
     A checkpoint without such a head gets a fresh one, drawn from torch's generator. Raises ValueError for a
     name that cannot be loaded, an architecture outside `compress.anatomy`, or a length beyond its positions.
     """
+    named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    options = {"num_labels": len(labels), **named, "ignore_mismatched_sizes": True}
+    model, tokenizer = read(name, AutoModelForSequenceClassification, options, max_length)
+    return model.eval(), tokenizer
+
+
+def read(name: str, auto: Any, options: dict[str, Any], max_length: int) -> tuple[Any, Any]:
+    """The checkpoint as `auto` of transformers loads it with `options`, in fp32, and its fast tokenizer. See `load`."""
     quiet()
     source = locate(name)
     try:
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
-        named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-        model, report = architecture(config).from_pretrained(
-            source,
-            num_labels=len(labels),
-            **named,
-            ignore_mismatched_sizes=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **attention(),
-        )
+        options = {**options, "dtype": torch.float32, "output_loading_info": True, **attention()}
+        model, report = architecture(config, auto).from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         what = "a folder" if Path(source).exists() else "a Hugging Face hub name, since no such folder exists"
         raise ValueError(f"teacher.model {name!r} was taken as {what}, and did not load: {first_line(error)}") from None
@@ -70,7 +70,7 @@ def load(name: str, labels: tuple[str, ...], max_length: int) -> tuple[nn.Module
         raise ValueError(f"task.max_length is {max_length}, but {name} has positions for {limit} word pieces")
     if not tokenizer.is_fast:
         raise ValueError(f"{name} has no tokenizer.json; save its tokenizer with transformers' fast tokenizer first")
-    return model.eval(), tokenizer
+    return model, tokenizer
 
 
 def quiet() -> None:
@@ -129,7 +129,7 @@ def align_labels(model: nn.Module, name: str, labels: tuple[str, ...]) -> None:
 
 def encoder_of(model: nn.Module, tokenizer: Any, max_length: int) -> Encoder:
     """How texts become this model's inputs, as the artefact will say it."""
-    accepted = set(tokenizer.model_input_names) & set(inspect.signature(model.forward).parameters)
+    accepted = set(tokenizer.model_input_names) & set(inspect.signature(model.base_model.forward).parameters)
     inputs = tuple(name for name in INPUTS if name in accepted)
     return Encoder(kind="wordpiece", max_length=max_length, pad_id=tokenizer.pad_token_id or 0, inputs=inputs)
 

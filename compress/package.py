@@ -61,6 +61,7 @@ def package(
     """
     with artefact.write(target, force=force) as staging:
         say(f"{name}: export to ONNX and INT8")
+        task = task_of(model, data)
         judged = {"kind": data.kind, "selection": data.selection, "metric": data.metric}
         if isinstance(pieces, Reading):
             encoder = ngram.encoder(pieces)
@@ -79,14 +80,13 @@ def package(
                 options=recipe.export,
                 log=say,
                 record=(facts or {}).get("quantisation"),
+                embedding=task.embedding,
                 **judged,
             )
         draft = Manifest(
             name=name,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            task=Task(
-                kind=data.kind, inputs=len(data.columns), labels=data.labels, metric=data.metric, columns=data.columns
-            ),
+            task=task,
             encoder=encoder,
             models=exported.models,
             served=exported.served,
@@ -106,6 +106,14 @@ def package(
         (staging / "README.md").write_text(card(manifest), encoding="utf-8")
         artefact.seal(staging, manifest)
     return artefact.load(target, verify=False)
+
+
+def task_of(model: nn.Module, data: Data) -> Task:
+    """What the artefact says that it is for. An embedding takes one text, though pairs are what it is judged on."""
+    if data.kind == "embedding":
+        return Task(kind="embedding", inputs=1, metric=data.metric, embedding=model.embedding)
+    columns = data.columns
+    return Task(kind=data.kind, inputs=len(columns), labels=data.labels, metric=data.metric, columns=columns)
 
 
 def sample(texts: Sequence[Text], size: int, *, seed: int) -> list[Text]:
@@ -129,7 +137,10 @@ def measured(
         for key in drafted.manifest.models:
             answers[key] = Session(drafted, model=key).logits(examples.texts)
         teacher = (reference or own)[split]
-        rows: dict[str, Any] = {"rows": len(examples), "teacher": interval(data.metric, teacher, examples.labels)}
+        rows: dict[str, Any] = {
+            "rows": len(examples.joined()),
+            "teacher": interval(data.metric, teacher, examples.labels),
+        }
         for key, logits in answers.items():
             rows[key] = interval(data.metric, logits, examples.labels)
             rows[f"agreement_{key}"] = agreement(logits, teacher, kind=data.kind)

@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
-from compress import catalogue, corpus, masked, models
+from compress import catalogue, corpus, masked
 from compress.anatomy import has_blocks
 from compress.data.load import Data, Examples, load, unlabelled
+from compress.embedder import load_for
 from compress.package import package, torch_logits
 from compress.place import begin, claim, stage_folders
 from compress.pretrain import costs as pretraining_costs
@@ -113,7 +114,8 @@ def learning(stage: StageRecipe, examples: Data, corpus: Examples) -> Data:
     """`examples`, with the texts that the stage learns from for training."""
     parts = {"corpus": [corpus], "both": [examples.train, corpus]}.get(stage.texts or "task", [examples.train])
     texts = [text for part in parts for text in part.texts]
-    return dataclasses.replace(examples, train=Examples(texts, np.concatenate([part.labels for part in parts])))
+    labels = np.concatenate([part.labels for part in parts])
+    return dataclasses.replace(examples, train=Examples(texts, labels, max(part.together for part in parts)))
 
 
 def rehearse(recipe: Recipe, examples: Data, texts: Examples, student: Any, accelerator: Accelerator) -> None:
@@ -121,14 +123,14 @@ def rehearse(recipe: Recipe, examples: Data, texts: Examples, student: Any, acce
     start = recipe.student.start or (recipe.teacher.model if recipe.pretraining else None)
     begun = partial(pretended, recipe, examples, accelerator)
     model, _ = student.begin(Source(begun, None, examples, texts.texts, start, recipe.seed))
-    teacher, _ = models.load(recipe.teacher.model, examples.labels, recipe.task.max_length)
+    teacher, _ = load_for(recipe, examples, recipe.teacher.model)
     walk_through(model, teacher, recipe.stages, examples.kind, accelerator)
 
 
 def pretended(recipe: Recipe, examples: Data, accelerator: Accelerator) -> nn.Module:
     """A model of the shapes that the student's stages will begin with."""
     checkpoint = recipe.student.start or recipe.teacher.model
-    model, _ = models.load(checkpoint, examples.labels, recipe.task.max_length)
+    model, _ = load_for(recipe, examples, checkpoint)
     if recipe.pretraining:
         encoder, _, _ = masked.load(checkpoint)
         learned: Any = walk_through(encoder, None, recipe.pretraining, "classification", accelerator)
@@ -160,7 +162,7 @@ def begun_from(start: str | None, tutor: Teacher, recipe: Recipe, examples: Data
     if start is None:
         return tutor.model
     set_seed(recipe.seed)
-    model, tokenizer = models.load(start, examples.labels, recipe.task.max_length)
+    model, tokenizer = load_for(recipe, examples, start)
     if tokenizer.get_vocab() != tutor.pieces.vocabulary():
         raise ValueError(
             f"student and teacher must read the same word pieces; the tokenizer of {start} differs from "

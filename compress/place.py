@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from compress.data.load import Data
+from compress.faults import difference
 from compress.progress import say
-from compress.recipe import Recipe, difference, digest
+from compress.recipe import Recipe, digest
 from serve import artefact
 from serve.artefact import Artefact
 
@@ -30,7 +31,7 @@ def claim(recipe: Recipe, out: Path, work: Path, *, resume: bool, force: bool) -
     """Whether this run may have `out`: the finished artefact if there is nothing to do, None to go ahead."""
     if (out / artefact.MANIFEST).exists() and resume:
         found = artefact.load(out)
-        if found.manifest.recipe == recipe.plain():
+        if is_same(found.manifest.recipe, recipe):
             say(f"{out} is finished; nothing to do")
             return found
     if out.exists() and not force:
@@ -43,7 +44,7 @@ def claim(recipe: Recipe, out: Path, work: Path, *, resume: bool, force: bool) -
     before = yaml.safe_load(begun.read_text(encoding="utf-8"))
     if not resume:
         raise ValueError(f"{work} holds an unfinished run; continue it with --resume, or start anew with --force")
-    if before != recipe.plain():
+    if not is_same(before, recipe):
         raise ValueError(
             f"{work} was begun with another recipe: {difference(before, recipe.plain())}; "
             "set it back, choose another --out, or start anew with --force"
@@ -51,10 +52,18 @@ def claim(recipe: Recipe, out: Path, work: Path, *, resume: bool, force: bool) -
     return None
 
 
+def is_same(before: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether what was written down is `recipe`: keys that came since, at their defaults, change nothing."""
+    try:
+        return Recipe.of(before, "before") == recipe
+    except ValueError:
+        return False
+
+
 def begin(recipe: Recipe, out: Path, work: Path, examples: Data) -> None:
     """Make the run's folder: its recipe, and the split that `bantam bench` will measure on."""
     begun = work / "recipe.yaml"
-    if begun.exists() and yaml.safe_load(begun.read_text(encoding="utf-8")) != recipe.plain():
+    if begun.exists() and not is_same(yaml.safe_load(begun.read_text(encoding="utf-8")), recipe):
         shutil.rmtree(work)
     for leftover in out.parent.glob(f".{out.name}.*.partial"):
         shutil.rmtree(leftover)
@@ -71,7 +80,7 @@ def begin(recipe: Recipe, out: Path, work: Path, examples: Data) -> None:
 
 def write_report_split(recipe: Recipe, path: Path, examples: Data) -> None:
     """The last reported split (test before validation) with its columns; classes by name."""
-    rows = examples.reports.get("test") or next(iter(examples.reports.values()))
+    rows = (examples.reports.get("test") or next(iter(examples.reports.values()))).joined()
     texts = [text if isinstance(text, tuple) else (text,) for text in rows.texts]
     columns = {name: [text[i] for text in texts] for i, name in enumerate(examples.columns)}
     classes = examples.kind == "classification"

@@ -4,7 +4,6 @@ A recipe is data. Reading one opens no dataset, loads no model and imports no to
 exist is an error that names the nearest one that does.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -16,6 +15,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from compress.faults import explain
+from compress.overlay import assign
+
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -24,7 +26,11 @@ class Frozen(BaseModel):
 
 
 class TaskRecipe(Frozen):
-    """Where the examples are and what is asked of them."""
+    """Where the examples are and what is asked of them.
+
+    `kind: embedding` asks for one vector a text: the examples are pairs of texts with a score of how much they say the
+    same, their cosine is held against it, and `metric` is spearman or pearson of the two.
+    """
 
     dataset: str  # local folder or file, `builtin:film-reviews`, or a Hugging Face hub name
     config: str | None = None  # of a hub dataset
@@ -33,12 +39,24 @@ class TaskRecipe(Frozen):
     test: str | None = None
     text: tuple[str, ...] = Field(("text",), min_length=1, max_length=2)
     label: str = "label"
-    metric: str | None = None  # None: accuracy, or spearman for regression
-    kind: Literal["auto", "classification", "regression"] = "auto"
+    metric: str | None = None  # None: accuracy, or spearman for regression and of cosines
+    kind: Literal["auto", "classification", "regression", "embedding"] = "auto"
+    pooling: Literal["mean", "first"] | None = None  # of an embedding; None: the teacher's own, else the mean
+    normalised: bool = True  # an embedding is made 1 long
     max_length: int = Field(128, ge=4)  # word pieces, special ones included
     selection: float | None = Field(None, gt=0, lt=1)  # share of train to select checkpoints and files on
     limit: int | None = Field(None, gt=0)  # training examples at most
     seed: int | None = None  # of what is carved from train; None: the recipe's
+
+    @model_validator(mode="after")
+    def _embedding_of_pairs(self) -> Self:
+        if self.kind == "embedding" and len(self.text) != 2:
+            raise ValueError(
+                f"task.kind embedding is judged on pairs: task.text must name two columns, got {list(self.text)}"
+            )
+        if self.kind != "embedding" and (self.pooling or not self.normalised):
+            raise ValueError("task.pooling and task.normalised are for task.kind embedding: leave them out")
+        return self
 
 
 class TrainRecipe(Frozen):
@@ -157,7 +175,7 @@ class Recipe(Frozen):
     @model_validator(mode="after")
     def _corpus_where_it_is_read(self) -> Self:
         reading = [f"stages.{at}.texts" for at, stage in enumerate(self.stages) if stage.texts not in (None, "task")]
-        if reading and len(self.task.text) > 1:
+        if reading and len(self.task.text) > 1 and self.task.kind != "embedding":
             raise ValueError(f"{reading[0]}: a corpus holds single texts, and the task has pairs: leave it out")
         reading += ["pretraining"] if self.pretraining else []
         if reading and self.corpus is None:
@@ -235,93 +253,6 @@ def mapping(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} must hold a mapping with task, teacher, student and stages")
     values.setdefault("name", path.stem)
     return values
-
-
-def assign(values: dict[str, Any], setting: str) -> None:
-    """Lay `key.path=value` over nested `values`; the value is YAML, a number in the path indexes a list."""
-    path, equals, text = setting.partition("=")
-    if not equals or not path:
-        raise ValueError(f"--set takes key.path=value, got {setting!r}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    lay(values, path, value, f"--set {setting}")
-
-
-def lay(values: dict[str, Any], path: str, value: Any, says: str) -> None:
-    """Put `value` at the dotted `path` of nested `values`; errors begin with `says`, the words of the user."""
-    *parents, last = path.split(".")
-    node: Any = values
-    for depth, key in enumerate(parents):
-        where = ".".join(parents[: depth + 1])
-        if isinstance(node, list):
-            node = node[index(key, node, says)]
-        elif isinstance(node, dict):
-            node = node.setdefault(key, {})
-        if isinstance(node, str) and depth + 1 == len(parents):
-            raise ValueError(f"{says}: {where} is the text {node!r}, it has no keys")
-    if isinstance(node, list):
-        node[index(last, node, says)] = number(value)
-    elif isinstance(node, dict):
-        node[last] = number(value)
-    else:
-        raise ValueError(f"{says}: {'.'.join(parents)} is {node!r}, it has no keys")
-
-
-def index(key: str, node: list[Any], says: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
-        raise ValueError(f"{says}: a list of {len(node)} is indexed with 0 to {len(node) - 1}, got {key!r}")
-    return int(key)
-
-
-def number(value: Any) -> Any:
-    """YAML 1.1 reads 5e-5 as text; people mean the number."""
-    try:
-        return float(value) if isinstance(value, str) and value[:1] in "-+.0123456789" else value
-    except ValueError:
-        return value
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault in one sentence, with the nearest key for one that does not exist."""
-    fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] != "extra_forbidden":
-        return (
-            f"{where}: {fault['msg']} (got {fault['input']!r})" if fault["type"] != "missing" else f"{where} is missing"
-        )
-    *parents, key = fault["loc"]
-    return f"there is no key {where!r}; {nearest(str(key), fields_at(model, parents))}"
-
-
-def fields_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    for part in path:
-        if isinstance(part, int):
-            continue
-        annotation: Any = model.model_fields[part].annotation
-        arguments = [a for a in getattr(annotation, "__args__", ()) if a is not Ellipsis]
-        model = arguments[0] if arguments else annotation
-    return list(model.model_fields)
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A hint: the known word most like `word`, or all of them."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-
-
-def difference(before: object, now: object, path: str = "") -> str:
-    """The first place where two recipes differ, as `key.path: old, now new`."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                return difference(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for index, (a, b) in enumerate(zip(before, now, strict=True)):
-            if a != b:
-                return difference(a, b, f"{path}.{index}")
-    return f"{path} was {before!r}, is {now!r}"
 
 
 def digest(value: Any) -> str:

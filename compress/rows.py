@@ -1,8 +1,8 @@
 """Tables of which an update touches few rows: their means, their gradients, and an optimiser whose step costs what was
 touched and not what the table holds.
 
-Adam on rows that were touched, and on no others, is torch's `SparseAdam`; ours takes a quarter of its time or less, since rows
-are fetched and put back once and the arithmetic between is torch's fused AdamW.
+Adam on rows that were touched, and on no others, is torch's `SparseAdam`; ours takes a quarter of its time or less,
+since rows are fetched and put back once and the arithmetic between is torch's fused AdamW.
 
 Shapes: V rows of the table, D width, B texts, N ids of all texts.
 """

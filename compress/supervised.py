@@ -20,9 +20,22 @@ def task_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     return F.cross_entropy(logits_BC.float(), labels_B)
 
 
+def cosine_loss(vectors_BD: Tensor, labels_B: Tensor) -> Tensor:
+    """(cos(u, v) - score)^2, mean over pairs: texts side by side with the pair's score each, NaN where there is none.
+
+    Reimers, Gurevych 2019, "Sentence-BERT", https://arxiv.org/abs/1908.10084, section 3, regression objective.
+    """
+    there = ~labels_B.isnan()
+    if not there.any():
+        return vectors_BD.float().sum() * 0
+    u, v = vectors_BD.float()[there].unflatten(0, (-1, 2)).unbind(1)
+    return F.mse_loss(F.cosine_similarity(u, v, dim=-1), labels_B[there][::2])
+
+
 @dataclass
 class Supervised(Technique):
     weight: float = 1.0
 
     def loss(self, step: Step) -> Tensor:
-        return self.weight * task_loss(step.student.logits, step.batch["labels"])
+        of = cosine_loss if step.run.kind == "embedding" else task_loss
+        return self.weight * of(step.student.logits, step.batch["labels"])

@@ -22,7 +22,8 @@ from torch import nn
 
 from compress import answers, evaluate
 from compress.data.load import Data, Examples
-from compress.models import align_labels, encoder_of, load, locate, pieces_of
+from compress.embedder import load_for, pooling_of
+from compress.models import align_labels, encoder_of, locate, pieces_of
 from compress.package import package
 from compress.progress import say
 from compress.recipe import ExportRecipe, Recipe, digest
@@ -97,8 +98,10 @@ def weights_digest(source: str) -> str:
 
 def key_of(recipe: Recipe, data: Data) -> str:
     training = recipe.teacher.model_dump(exclude={"answers", "checkpoint", "model", "seed"}, exclude_none=True)
+    vectors = {"embedding": [pooling_of(recipe), recipe.task.normalised]} if data.kind == "embedding" else {}
     return digest(
         {
+            **vectors,
             "model": weights_digest(locate(recipe.teacher.model)),
             "training": training,
             "data": data.fingerprint,
@@ -124,15 +127,15 @@ def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
     if accelerator.is_main_process:
         scores = {split: round(rows["teacher"]["value"], 4) for split, rows in found.manifest.metrics.items()}
         say(f"teacher {key}: {recipe.teacher.model}, {data.metric} {scores}")
-    model, _ = load(str(folder), data.labels, recipe.task.max_length)
+    model, _ = load_for(recipe, data, str(folder))
     pieces = pieces_of(folder, found.manifest.encoder)
     return Teacher(key, found, model.requires_grad_(False), pieces, served=recipe.teacher.answers == "served")
 
 
 def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, folder: Path) -> None:
-    """Train on gold labels alone and write the artefact; a killed attempt is continued."""
+    """Train on gold labels alone, if at all, and write the artefact; a killed attempt is continued."""
     set_seed(seed_of(recipe))
-    model, tokenizer = load(recipe.teacher.model, data.labels, recipe.task.max_length)
+    model, tokenizer = load_for(recipe, data, recipe.teacher.model)
     encoder = encoder_of(model, tokenizer, recipe.task.max_length)
     work = folder.with_suffix(".run")
     if accelerator.is_main_process:
@@ -152,7 +155,7 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
             title="teacher",
         )
         costs = [content["cost"]]
-    else:
+    elif data.kind != "embedding":
         align_labels(model, recipe.teacher.model, data.labels)
     if accelerator.is_main_process:
         identity = {"key": key, "model": recipe.teacher.model}

@@ -38,6 +38,7 @@ from compress.widths import Keep, shrink
 
 Batch = dict[str, Tensor]  # the model's inputs [B, L], labels [B] and rows [B] (where in the training data)
 NOT_INPUTS = ("labels", "rows")
+KINDS = ("classification", "regression", "embedding")
 COSTS = ("student", "teacher", "backward", "seconds")  # examples through each in training; time, evaluations and all
 
 
@@ -49,6 +50,7 @@ class Technique:
     """
 
     needs: ClassVar[tuple[str, ...]] = ()  # "teacher", and outputs of forwards: "hidden_states", "attentions"
+    kinds: ClassVar[tuple[str, ...]] = KINDS  # of tasks that it is for
     reshapes: ClassVar[bool] = False  # `prepare` removes modules, so it goes before that of all others
 
     def prepare(self, run: "Run") -> None: ...
@@ -65,7 +67,7 @@ class Run:
     model: nn.Module
     techniques: dict[str, Technique]  # by the name that logs show
     steps: int  # updates in the whole run
-    kind: str = "classification"  # or "regression": logits are [B, 1], labels are floats
+    kind: str = "classification"  # or "regression": logits are [B, 1], labels floats; or "embedding": see Step.student
     teacher: nn.Module | None = None
     teacher_logits: Tensor | None = None  # [N, C] for every training row, where logits are all that is asked
     schedule: Callable[[float], float] = lambda progress: 1 - progress  # progress -> learning-rate factor
@@ -105,7 +107,10 @@ class Run:
         self.keep = [a & b for a, b in zip(before, keep, strict=True)]
 
     def prepare(self) -> None:
-        """The first moment of every technique."""
+        """The first moment of every technique. Raises ValueError for one that is for other kinds of tasks."""
+        for name, technique in self.techniques.items():
+            if self.kind not in technique.kinds:
+                raise ValueError(f"{name} is for {' and '.join(technique.kinds)}, and this task is {self.kind}")
         for technique in sorted(self.techniques.values(), key=lambda t: not t.reshapes):
             technique.prepare(self)
 
@@ -185,7 +190,11 @@ class Step:
 
     @cached_property
     def student(self) -> Any:
-        """Output of the model in training: `logits` [B, C], and what techniques need or tap."""
+        """Output of the model in training: `logits` [B, C], and what techniques need or tap.
+
+        Of an embedding they are the finished vectors [B, D]. Texts to be compared stand side by side, each with the
+        score as its label; NaN for one without.
+        """
         return self.forward(self.run.model)
 
     @cached_property

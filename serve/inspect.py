@@ -89,7 +89,10 @@ def show(report: dict[str, Any], console: "Console | None" = None) -> None:
     _row(facts, "path", report["path"])
     _row(facts, "created", report["created"])
     _row(facts, "task", f"{task['kind']} of {'pairs' if task['inputs'] == 2 else 'single texts'}")
-    _row(facts, "labels", ", ".join(task["labels"]))
+    if task["embedding"]:
+        _row(facts, "vectors", _vectors(task["embedding"]))
+    else:
+        _row(facts, "labels", ", ".join(task["labels"]))
     _row(facts, "columns", ", ".join(task["columns"]) or "-")
     _row(facts, "metric", task["metric"])
     unit = "words" if encoder["kind"] == "ngram" else "tokens"
@@ -131,6 +134,11 @@ def show_storage(storage: dict[str, Any], console: "Console | None" = None) -> N
         for what, size, gzipped, ratio in lines(measured):
             _row(table, what, _bytes(size), _bytes(gzipped) if gzipped else "-", f"{ratio:.1f}x" if ratio else "-")
         console.print(table)
+
+
+def _vectors(embedding: dict[str, Any]) -> str:
+    read = {"mean": "the mean over tokens", "first": "the first token's"}[embedding["pooling"]]
+    return f"{embedding['size']} numbers, {read}" + (", made 1 long" if embedding["normalised"] else "")
 
 
 def _models(report: dict[str, Any]) -> "Table":

@@ -5,7 +5,8 @@ here is a function of the confusion matrix alone, and the confusion matrix of a 
 multinomial draw over its cells; so a thousand resamples cost a thousand small matrices, whatever
 the number of examples. Correlations and errors are computed from the draw counts as weights.
 
-Shapes: N examples, C classes, R resamples. Regression has logits [N, 1] or [N].
+Shapes: N examples, C classes, R resamples. Regression has logits [N, 1] or [N]. Metrics named cosine_ take vectors
+[2N, D] and labels [2N] in the place of logits and labels: the texts of a pair stand side by side, with its score each.
 
 Efron and Tibshirani, 1993, "An Introduction to the Bootstrap", chapter 13.
 """
@@ -18,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from serve.pairs import compared
 
 Floats = NDArray[np.floating[Any]]
 Array = NDArray[Any]
@@ -114,6 +117,7 @@ OF_VALUES: dict[str, Callable[[Array, Array, Array], Array]] = {
     "spearman": _spearman,
     "mse": _mse,
 }
+OF_COSINES = {"cosine_spearman": "spearman", "cosine_pearson": "pearson"}  # what the cosine is judged by
 
 
 def accuracy(logits: Floats, labels: Array) -> float:
@@ -146,6 +150,15 @@ def mse(logits: Floats, labels: Array) -> float:
     return measure("mse", logits, labels)
 
 
+def cosine_spearman(vectors: Floats, labels: Array) -> float:
+    """Spearman's correlation of the cosine of two texts' vectors with their score."""
+    return measure("cosine_spearman", vectors, labels)
+
+
+def cosine_pearson(vectors: Floats, labels: Array) -> float:
+    return measure("cosine_pearson", vectors, labels)
+
+
 METRICS: dict[str, Callable[[Floats, Array], float]] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -154,8 +167,10 @@ METRICS: dict[str, Callable[[Floats, Array], float]] = {
     "pearson": pearson,
     "spearman": spearman,
     "mse": mse,
+    "cosine_spearman": cosine_spearman,
+    "cosine_pearson": cosine_pearson,
 }
-DEFAULT_METRIC = {"classification": "accuracy", "regression": "spearman"}
+DEFAULT_METRIC = {"classification": "accuracy", "regression": "spearman", "embedding": "cosine_spearman"}
 
 
 def higher_is_better(metric: str) -> bool:
@@ -170,6 +185,7 @@ def measure(metric: str, logits: Floats, labels: Array) -> float:
     that are all the same leave those three undefined: a ValueError.
     """
     _known(metric)
+    metric, logits, labels = _of_pairs(metric, logits, labels)
     if metric in OF_CONFUSION:
         value = OF_CONFUSION[metric](_confusion(logits, labels))
     else:
@@ -186,6 +202,7 @@ def interval(
     Resamples in which the metric is undefined (one class only among the labels) are left out.
     """
     value = measure(metric, logits, labels)
+    metric, logits, labels = _of_pairs(metric, logits, labels)
     generator = np.random.default_rng(seed)
     if metric in OF_CONFUSION:
         draws = _resampled_confusion(metric, _confusion(logits, labels), resamples, generator)
@@ -197,9 +214,15 @@ def interval(
 def agreement(
     logits: Floats, reference: Floats, *, kind: str, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, float]:
-    """{"value", "low", "high"}: share of texts given the reference's label; for regression Pearson's correlation."""
+    """{"value", "low", "high"}: share of texts given the reference's label.
+
+    For regression Pearson's correlation with the reference; for embeddings that of the cosines of neighbouring texts,
+    rows 0 and 1, 2 and 3 and so on, so that vectors of another size can be compared too.
+    """
     if kind not in DEFAULT_METRIC:
-        raise ValueError(f'kind must be "classification" or "regression", got {kind!r}')
+        raise ValueError(f"kind must be one of {', '.join(DEFAULT_METRIC)}, got {kind!r}")
+    if kind == "embedding":
+        kind, logits, reference = "regression", _neighbours(logits), _neighbours(reference)
     if kind == "regression":
         targets = np.asarray(reference, dtype=np.float64).reshape(len(reference))
         return interval("pearson", logits, targets, resamples=resamples, seed=seed, level=level)
@@ -241,6 +264,22 @@ def _spread(value: float, draws: Array, level: float) -> dict[str, float]:
         return {"value": value, "low": value, "high": value}
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return {"value": value, "low": float(low), "high": float(high)}
+
+
+# --- vectors of pairs
+
+
+def _of_pairs(metric: str, logits: Floats, labels: Array) -> tuple[str, Floats, Array]:
+    """What is to be measured of vectors, as a metric of values; anything else as it is."""
+    if metric not in OF_COSINES:
+        return metric, logits, labels
+    _finite(np.asarray(logits), "vectors")
+    return OF_COSINES[metric], *compared(logits, labels)
+
+
+def _neighbours(vectors: Floats) -> Array:
+    """Cosines [N] of vectors [2N, D]."""
+    return compared(vectors, np.zeros(len(vectors)))[0]
 
 
 # --- checks

@@ -17,6 +17,7 @@ from serve.regions import Regions
 if TYPE_CHECKING:
     from serve.batching.ticket import BatchFacts
 
+
 class Metrics:
     """Everything that the service counts. With `path`, over all workers; `claim` False: to read them only."""
 

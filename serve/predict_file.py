@@ -34,7 +34,8 @@ def predict_file(
     """Answer each text of `source` with a line of JSON in `target`, in order; "-" is standard input or output.
 
     `form` is "txt", "jsonl", "csv", "tsv" or "parquet"; by default the file's ending says it, and standard input is
-    looked at. A line is {"label", "score", "scores": {label: score}, "truncated"}; regression has only "score".
+    looked at. A line is {"label", "score", "scores": {label: score}, "truncated"}; regression has only "score",
+    and an embedding has {"embedding": [numbers], "truncated"}.
     `batch` texts are in memory at once; how many run together is the model's own affair, so it changes no answer.
     A file appears under its name once it is complete. Returns rows, truncated, tokens, output.
     """
@@ -67,6 +68,8 @@ def predict_file(
 def _line(scores: list[float], labels: tuple[str, ...], kind: str, truncated: bool) -> bytes:
     if kind == "regression":
         answer: dict[str, Any] = {"score": scores[0]}
+    elif kind == "embedding":
+        answer = {"embedding": scores}
     else:
         best = max(range(len(scores)), key=scores.__getitem__)
         answer = {

@@ -22,25 +22,44 @@ Text = str | tuple[str, str]
 
 NO_LABEL = -100  # of a class, as torch has it
 REGRESSION_METRICS = frozenset({"pearson", "spearman", "mse"})
+EMBEDDING_METRICS = {"spearman": "cosine_spearman", "pearson": "cosine_pearson"}
 
 
 @dataclass(frozen=True)
 class Examples:
     texts: list[Text]
-    labels: np.ndarray  # [N] int64 (classification) or float32 (regression)
+    labels: np.ndarray  # [N] int64 (classification) or float32 (regression, embedding)
+    together: int = 1  # texts that make an example: 2 for pairs to be compared, side by side and with one score
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, rows: np.ndarray) -> "Examples":
         """The examples of these row numbers, in their order."""
+        assert self.together == 1, "rows of pairs could tear them apart"
         return Examples([self.texts[row] for row in rows], self.labels[rows])
+
+    def drawn(self, most: int, *, seed: int) -> "Examples":
+        """At most so many texts, drawn without replacement: files are often sorted by label or length."""
+        whole = np.arange(len(self)).reshape(-1, self.together)
+        rows = whole[np.random.default_rng(seed).permutation(len(whole))[: most // self.together]].ravel()
+        return Examples([self.texts[row] for row in rows], self.labels[rows], self.together)
+
+    def apart(self) -> "Examples":
+        """Pairs as texts of their own, each with its pair's score."""
+        return Examples([text for pair in self.texts for text in pair], self.labels.repeat(2), 2)
+
+    def joined(self) -> "Examples":
+        """What `apart` took apart; anything else as it is."""
+        if self.together == 1:
+            return self
+        return Examples(list(zip(self.texts[::2], self.texts[1::2], strict=True)), self.labels[::2])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
 class Data:
-    kind: str  # "classification" or "regression"
-    labels: tuple[str, ...]  # class names by index; ("score",) for regression
+    kind: str  # "classification", "regression" or "embedding"
+    labels: tuple[str, ...]  # class names by index; ("score",) for regression, none for an embedding
     columns: tuple[str, ...]  # the text columns, one or two
     metric: str
     train: Examples
@@ -55,23 +74,29 @@ def load(task: "TaskRecipe", *, seed: int) -> Data:
 
     How labels are read is told in `compress.data.labels`, how splits are found in `compress.data.read`, and how
     missing ones are carved in `compress.data.splits`. The same task, rows and seed give the same splits.
+    Of an embedding the texts of a pair come apart, and scores lie from 0 to 1, as cosines shall.
     Raises ValueError for what a user can mend: columns, labels, empty splits, unreadable files.
     """
     found = read(task)
-    labels = Labels.of(found.train, task.label, task.kind, where=found.where)
-    metric = _metric(task.metric, labels.kind)
+    embeds = task.kind == "embedding"
+    labels = Labels.of(found.train, task.label, "regression" if embeds else task.kind, where=found.where)
+    kind = "embedding" if embeds else labels.kind
+    metric = _metric(task.metric, kind)
     parts, notes = _parts(found, task, labels)
     parts, more = splits.arrange(parts, labels.kind, selection=task.selection, seed=seed)
     notes += more
     if task.limit is not None and task.limit < len(parts.train):
         notes.append(f"training rows limited to {task.limit:,} of {len(parts.train):,}, stratified by label")
         parts = splits.limited(parts, labels, task.limit, seed=seed)
+    if embeds:
+        parts, more = _apart(parts)
+        notes += more
     assert parts.selection is not None
     for name, part in {"selection": parts.selection, **parts.reports}.items():
         labels.check_seen(part.labels, np.unique(parts.train.labels), name)
-    names = labels.names if labels.kind == "classification" else ("score",)
+    names = {"classification": labels.names, "regression": ("score",), "embedding": ()}[kind]
     return Data(
-        kind=labels.kind,
+        kind=kind,
         labels=names,
         columns=tuple(task.text),
         metric=metric,
@@ -86,13 +111,28 @@ def load(task: "TaskRecipe", *, seed: int) -> Data:
 def unlabelled(texts: list[str], data: Data) -> Examples:
     """`texts` as examples without labels, without those that stand in a split that selects or is reported.
 
-    In place of a label stands -100, or NaN for regression.
+    In place of a label stands -100, or NaN for regression and embeddings.
     """
     looked_at = {splits.key(text) for part in (data.selection, *data.reports.values()) for text in part.texts}
     kept: list[Text] = [text for text in texts if splits.key(text) not in looked_at]
-    if data.kind == "regression":
+    if data.kind != "classification":
         return Examples(kept, np.full(len(kept), np.nan, dtype=np.float32))
     return Examples(kept, np.full(len(kept), NO_LABEL, dtype=np.int64))
+
+
+def _apart(parts: Parts) -> tuple[Parts, list[str]]:
+    """Single texts, and scores from 0 to 1: the lowest and the highest of the training split."""
+    low, high = float(parts.train.labels.min()), float(parts.train.labels.max())
+    if high == low:
+        raise ValueError(f"all training pairs have the score {low:g}, which teaches nothing: raise task.limit")
+    note = f"scores from {low:g} to {high:g} are cosines from 0 to 1; the texts of a pair are read one by one"
+
+    def apart(part: Examples) -> Examples:
+        return Examples(part.texts, (part.labels - low) / (high - low)).apart()
+
+    assert parts.selection is not None
+    reports = {name: apart(part) for name, part in parts.reports.items()}
+    return Parts(apart(parts.train), apart(parts.selection), reports), [note]
 
 
 def _parts(found: Found, task: "TaskRecipe", labels: Labels) -> tuple[Parts, list[str]]:
@@ -143,6 +183,10 @@ def _texts(dataset: "Dataset", column: str, split: str, where: str) -> list[str]
 def _metric(metric: str | None, kind: str) -> str:
     if metric is None:
         return DEFAULT_METRIC[kind]
+    if kind == "embedding":
+        if metric not in (*EMBEDDING_METRICS, *EMBEDDING_METRICS.values()):
+            raise ValueError(f"task.metric of an embedding must be {' or '.join(EMBEDDING_METRICS)}, got {metric!r}")
+        return EMBEDDING_METRICS.get(metric, metric)
     higher_is_better(metric)  # says which metrics there are
     if (metric in REGRESSION_METRICS) != (kind == "regression"):
         fitting = "one of " + ", ".join(sorted(REGRESSION_METRICS)) if kind == "regression" else "one for classes"

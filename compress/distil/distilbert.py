@@ -32,6 +32,7 @@ class DistilBERT(Technique):
     a_mlm: float = 2.0  # hard labels
     a_cos: float = 1.0  # hidden states; needs equal widths
     temperature: float = 2.0
+    kinds: ClassVar = ("classification", "regression")
     needs: ClassVar = ("teacher", "hidden_states")
 
     def prepare(self, run: Run) -> None:

@@ -35,6 +35,7 @@ class LogitDistillation(Technique):
     temperature: float = 2.0  # 1 to 8; does not touch the hard term
     soft_weight: float = 0.5  # 0 to 1; the rest goes to gold labels, 1 where texts have none
     weight: float = 1.0  # of the whole term among others
+    kinds: ClassVar = ("classification", "regression")
     needs: ClassVar = ("teacher",)
 
     def loss(self, step: Step) -> Tensor:

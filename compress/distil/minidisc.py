@@ -125,6 +125,7 @@ class MiniDisc(Technique):
     each_update: Literal["all", "sampled"] = "all"  # sampled: narrowest, widest and two between, to save memory
     examples: int = 1000  # training texts that rank the units
     keep_bias: bool = True  # of a block cut to nothing; the released code drops it
+    kinds: ClassVar = ("classification", "regression")
     needs: ClassVar = ("teacher", "hidden_states")
 
     def prepare(self, run: Run) -> None:

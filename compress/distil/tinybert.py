@@ -64,6 +64,10 @@ class TinyBERT(Technique):
     attention: bool = True  # eq. 7; without it a student may have other heads than the teacher
     needs: ClassVar = ("teacher",)
 
+    def __post_init__(self) -> None:
+        if self.stage == "prediction":
+            self.kinds = ("classification", "regression")
+
     def prepare(self, run: Run) -> None:
         if self.stage == "prediction":
             return

@@ -7,7 +7,7 @@ from serve.artefact import Manifest
 
 TEMPLATE = """---
 library_name: onnx
-pipeline_tag: text-classification
+pipeline_tag: {pipeline}
 tags:
 {tags}
 ---
@@ -30,7 +30,7 @@ tags:
 
 ```sh
 bantam serve {name} --port 3000
-curl -s localhost:3000/predict -H 'content-type: application/json' -d '{request}'
+curl -s localhost:3000/{route} -H 'content-type: application/json' -d '{request}'
 bantam predict {name} --input texts.txt --output scores.jsonl
 ```
 
@@ -50,7 +50,7 @@ session = onnxruntime.InferenceSession("{name}/{path}")
 row = tokenizer.encode({text})
 feeds = {{"input_ids": [row.ids], "attention_mask": [row.attention_mask], "token_type_ids": [row.type_ids]}}
 feeds = {{name: np.array(feeds[name]) for name in {inputs}}}
-print(session.run(["logits"], feeds)[0])  # {columns}"""
+print(session.run(None, feeds)[0])  # {columns}"""
 
 NGRAM_CODE = """from serve.runtime import Session
 
@@ -66,6 +66,8 @@ def card(manifest: Manifest) -> str:
     request = json.dumps({"inputs": inputs})
     tags = ["bantam", "distillation", "onnxruntime"] + ["int8"] * ("int8" in manifest.models)
     return TEMPLATE.format(
+        pipeline="sentence-similarity" if task.embedding else "text-classification",
+        route="embed" if task.embedding else "predict",
         tags="\n".join(f"- {tag}" for tag in tags),
         name=manifest.name,
         what=_what(manifest),
@@ -84,6 +86,8 @@ def _reads_ngrams(manifest: Manifest) -> bool:
 def _code(manifest: Manifest) -> str:
     task = manifest.task
     columns = "the score" if task.kind == "regression" else f"logits of {', '.join(task.labels[:20])}"
+    if task.embedding:
+        columns = f"a vector of {task.embedding.size} numbers"
     text = '"a text", "another text"' if task.inputs == 2 else '"a text"'
     if _reads_ngrams(manifest):
         return NGRAM_CODE.format(name=manifest.name, text=f"({text})" if task.inputs == 2 else text, columns=columns)
@@ -103,6 +107,12 @@ def _what(manifest: Manifest) -> str:
     subject = "a pair of texts" if task.inputs == 2 else "a text"
     if task.kind == "regression":
         answer = f"Gives {subject} a score."
+    elif task.embedding:
+        read = {"mean": "the mean over its tokens", "first": "its first token's state"}[task.embedding.pooling]
+        unit = ", made 1 long" if task.embedding.normalised else ""
+        answer = (
+            f"Makes a text a vector of {task.embedding.size} numbers: {read}{unit}. Compare vectors by their cosine."
+        )
     else:
         shown = ", ".join(f"`{label}`" for label in task.labels[:20])
         more = f" and {len(task.labels) - 20} more" if len(task.labels) > 20 else ""

@@ -18,6 +18,7 @@ from compress.export.onnx import to_onnx
 from serve import trial
 from serve.artefact import Encoder, Model
 from serve.encode import Text, WordPieces
+from serve.manifest import Embedding
 from serve.measures import interval
 from serve.runtime import Session
 
@@ -46,30 +47,30 @@ def export_models(
     *,
     encoder: Encoder,
     pieces: WordPieces,
-    kind: Literal["classification", "regression"],
+    kind: Literal["classification", "regression", "embedding"],
     calibration: list[Text],
     selection: "Examples",
     metric: str,
     options: "ExportRecipe",
     log: Log,
     record: Mapping[str, Mapping[str, Any]] | None = None,
+    embedding: Embedding | None = None,
 ) -> Exported:
     """Write onnx/model.onnx and, where one passes, onnx/model_quantized.onnx into `staging`.
 
     `record` is what quantise/qat left in the run's facts; with it a file of those very integers is tried first.
-    `staging` already holds the tokeniser. `calibration` are training texts, `selection` is the split that chooses.
+    `embedding` is what the manifest will say of vectors. `staging` already holds the tokeniser. `calibration` are
+    training texts, `selection` is the split that chooses.
     Raises ValueError where even the fp32 file does not say what `model` says.
     """
     unknown = [name for name in options.int8 if name not in CANDIDATES]
     if unknown:
         raise ValueError(f"export.int8 must be among {', '.join(CANDIDATES)}; got {', '.join(unknown)}")
-    rows = np.random.default_rng(0).permutation(len(selection.texts))[:AT_MOST]
-    texts = [selection.texts[row] for row in rows]
+    chosen = selection.drawn(AT_MOST, seed=0)
+    texts = chosen.texts
     _full_length(model, pieces, texts)
     reference = parity.torch_logits(model, pieces, texts)
-    judge = Judge(
-        staging, encoder, kind, metric, texts, np.asarray(selection.labels)[rows], reference, options.max_drop
-    )
+    judge = Judge(staging, encoder, kind, metric, texts, chosen.labels, reference, options.max_drop, embedding)
     to_onnx(model, staging / FP32, inputs=encoder.inputs, opset=options.opset)
     fp32 = candidate("fp32", staging, staging / FP32, precision="fp32", method="export")
     sessions = {"fp32": judge.weigh(fp32, parity.FP32)}
@@ -78,13 +79,14 @@ def export_models(
     encoded = pieces.encode(calibration[: options.calibration])
     feeds = [pieces.batch(encoded, [row]) for row in range(len(encoded))]
     found = [fp32]
+    limits = parity.VECTORS if kind == "embedding" else parity.INT8
     for name in dict.fromkeys(("qat", *options.int8) if record else options.int8):
         log(f"export: making INT8 file: {name}")
         path = staging / FP32.parent / f"{name}.onnx"
         made = CANDIDATES[name](Source(model, staging / FP32, feeds, kind, record or {}), path)
         tried = candidate(name, staging, path, precision="int8", method=made.method, batch=made.batch)
         tried.facts.update(made.notes)
-        sessions[name] = None if tried.refused else judge.weigh(tried, parity.INT8, fp32.metric)
+        sessions[name] = None if tried.refused else judge.weigh(tried, limits, fp32.metric)
         found.append(tried)
     _time(found, sessions, texts)
     for tried in found:

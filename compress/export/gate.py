@@ -16,6 +16,7 @@ from compress.export.kernels import Kernels, kernels
 from serve import trial
 from serve.artefact import Artefact, Encoder, Manifest, Model, Task
 from serve.encode import Text
+from serve.manifest import Embedding
 from serve.measures import higher_is_better, measure
 from serve.runtime import Session
 
@@ -80,12 +81,13 @@ class Judge:
 
     staging: Path
     encoder: Encoder
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "embedding"]
     metric: str
     texts: Sequence[Text]
     labels: np.ndarray  # [N]
     reference: np.ndarray  # the trained model's logits [N, C]
     max_drop: float
+    embedding: Embedding | None = None
 
     def session(self, model: Model) -> Session:
         """The file as the artefact will serve it."""
@@ -93,8 +95,9 @@ class Judge:
         task = Task(
             kind=self.kind,
             inputs=2 if isinstance(self.texts[0], tuple) else 1,
-            labels=classes if self.kind == "classification" else ("score",),
+            labels={"classification": classes, "regression": ("score",), "embedding": ()}[self.kind],
             metric=self.metric,
+            embedding=self.embedding,
         )
         manifest = Manifest(
             name="trial", created="", task=task, encoder=self.encoder, models={"trial": model}, served="trial"

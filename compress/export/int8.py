@@ -112,4 +112,4 @@ CANDIDATES: dict[str, Callable[[Source, Path], Made]] = {
 
 def _run(path: Path, feeds: Sequence[Feeds]) -> np.ndarray:
     session = calibrate.ort_session(path)
-    return np.concatenate([session.run(["logits"], feed)[0] for feed in feeds])
+    return np.concatenate([session.run(None, feed)[0] for feed in feeds])

@@ -23,13 +23,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from compress.anatomy import FAMILIES
+from compress.embedder import Embedder
 from compress.widths import restore
 
 OPSET = 17
 
 
 def to_onnx(model: nn.Module, path: Path | str, *, inputs: tuple[str, ...], opset: int = OPSET) -> Path:
-    """Write `model` to `path`: `inputs` [B, L] int64 as named and in that order, one output "logits" [B, C].
+    """Write `model` to `path`: `inputs` [B, L] int64 as named and in that order, one output: "logits" [B, C], or of an
+    embedder "sentence_embedding" [B, D].
 
     The model itself is left as it is, wherever it lies. Raises ValueError for an input that it does not take.
     """
@@ -42,7 +44,7 @@ def to_onnx(model: nn.Module, path: Path | str, *, inputs: tuple[str, ...], opse
             _by_optimum(plain, path, config, opset)
         else:
             _by_torch(plain, path, inputs, opset)
-    _tidy(path, inputs, taken(plain))
+    _tidy(path, inputs, taken(plain), output_of(model))
     return path
 
 
@@ -71,6 +73,11 @@ class _Logits(nn.Module):
         return output.logits if hasattr(output, "logits") else output
 
 
+def output_of(model: nn.Module) -> str:
+    """The name of what the file gives, in the words of those who read such files."""
+    return "sentence_embedding" if isinstance(model, Embedder) else "logits"
+
+
 def positional(model: nn.Module, inputs: tuple[str, ...]) -> nn.Module:
     """A copy of `model` on the CPU whose forward takes `inputs` in order and gives logits, in evaluation mode."""
     return _Logits(_plain(model), inputs).eval()
@@ -89,6 +96,8 @@ def example(inputs: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
 def _plain(model: nn.Module) -> nn.Module:
     """A float32 copy on the CPU, in evaluation mode, with eager attention where it is a stock architecture."""
     plain = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    if isinstance(plain, Embedder):
+        plain.encoder = _plain(plain.encoder)
     if isinstance(plain, PreTrainedModel) and getattr(plain.config, "_attn_implementation", "eager") != "eager":
         # `set_attn_implementation` refuses BERT and its kin in transformers 4.57, so the model is built anew.
         with torch.random.fork_rng(devices=[]):
@@ -110,7 +119,7 @@ def _optimum_config(model: nn.Module, inputs: tuple[str, ...]) -> Any | None:
     from optimum.exporters.tasks import TasksManager
 
     kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind is None or "text-classification" not in _tasks(TasksManager, kind):
+    if not isinstance(model, PreTrainedModel) or "text-classification" not in _tasks(TasksManager, kind):
         return None
     constructor = TasksManager.get_exporter_config_constructor(
         "onnx", model=model, task="text-classification", library_name="transformers"
@@ -141,8 +150,8 @@ def _by_torch(model: nn.Module, path: Path, inputs: tuple[str, ...], opset: int)
         example(inputs),
         path,
         input_names=list(inputs),
-        output_names=["logits"],
-        dynamic_axes=axes | {"logits": {0: "batch"}},
+        output_names=[output_of(model)],
+        dynamic_axes=axes | {output_of(model): {0: "batch"}},
         opset_version=opset,
         dynamo=False,
     )
@@ -153,7 +162,7 @@ def taken(model: nn.Module) -> set[str]:
     return set(inspect.signature(model.forward).parameters)
 
 
-def _tidy(path: Path, inputs: tuple[str, ...], taken: set[str]) -> None:
+def _tidy(path: Path, inputs: tuple[str, ...], taken: set[str], output: str) -> None:
     """Inputs in the order asked for, one output, no aliases of equal weights, and no shapes of inner values.
 
     With shapes known onnxruntime fuses Add and LayerNormalization to SkipLayerNormalization, whose CPU kernel took
@@ -169,10 +178,10 @@ def _tidy(path: Path, inputs: tuple[str, ...], taken: set[str]) -> None:
     ordered = [found[name] for name in inputs]
     del graph.input[:], graph.value_info[:]
     graph.input.extend(ordered)
-    logits = [value for value in graph.output if value.name == "logits"]
-    assert logits, [value.name for value in graph.output]
+    given = [value for value in graph.output if value.name == output]
+    assert given, [value.name for value in graph.output]
     del graph.output[:]
-    graph.output.extend(logits)
+    graph.output.extend(given)
     _drop_aliases(graph)
     onnx.save(model, path)
 

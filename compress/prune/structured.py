@@ -21,7 +21,7 @@ Shapes: N blocks, H heads, F neurons, O outputs, I inputs.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,7 @@ class StructuredPruning(Technique):
     length: int = 128  # word pieces of the texts that are timed
     batch: int = 32  # texts a call that are timed
     precision: Literal["int8", "fp32"] = "int8"  # of the file that is timed
+    kinds: ClassVar = ("classification", "regression")
 
     def prepare(self, run: Run) -> None:
         self.check()

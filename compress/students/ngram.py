@@ -83,7 +83,9 @@ class NGram:
         return model, reading
 
     def check(self, source: Source) -> None:
-        """ValueError for fields that no model file can hold."""
+        """ValueError for what no model file can hold."""
+        if source.data.kind == "embedding":
+            raise ValueError("students/ngram gives scores and no vectors: choose another student, or another task.kind")
         if source.start:
             raise ValueError(
                 f"students/ngram starts from no checkpoint: leave student.start and pretraining out, got {source.start}"

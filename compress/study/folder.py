@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from compress.recipe import difference
+from compress.faults import difference
 from compress.study.plan import Job, Study
 from serve import artefact
 

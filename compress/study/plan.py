@@ -25,7 +25,9 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from compress.recipe import Frozen, Recipe, digest, explain, find, lay, mapping, nearest
+from compress.faults import explain, nearest
+from compress.overlay import lay
+from compress.recipe import Frozen, Recipe, digest, find, mapping
 
 NAME = r"^[A-Za-z0-9][\w.-]*$"
 

@@ -12,6 +12,12 @@ GOOD = "fine great lovely warm bright clever moving rich".split()
 BAD = "dull poor bad stale flat cheap noisy weak".split()
 OTHER = "the a film plot cast was and but very so quite it had with in of scene music".split()
 MAX_LENGTH = 16
+MINIMAL = {  # as a recipe: what must be there, and no more
+    "task": {"dataset": "reviews.csv"},
+    "teacher": {"model": "encoder"},
+    "student": "truncated",
+    "stages": [{"techniques": ["supervised", {"use": "distil/logits", "temperature": 4}]}],
+}
 
 
 def tiny_bert(*, layers: int, width: int, seed: int, vocabulary: int = 64, labels: int = 2) -> Any:

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from compress.batches import Batches
-from tests.compress.toy import examples
+from serve.encode import Encoded
+from tests.compress.toy import Pieces, examples
 
 
 def rows_of(data: Batches, step: int) -> list[int]:
@@ -45,3 +47,24 @@ def test_sorted_gives_each_example_once_longest_first() -> None:
     assert sorted(int(r) for b in batches for r in b["rows"]) == list(range(51))
     widths = [b["input_ids"].shape[1] for b in batches]
     assert widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (3, 2), (1, 5)])
+def test_pairs_stay_side_by_side(world: int, accumulate: int) -> None:
+    whole = examples(70, together=2)
+    shares = [examples(70, together=2, world=world, rank=rank, accumulate=accumulate) for rank in range(world)]
+    assert len(whole) == 9
+    for step in range(2 * len(whole)):
+        parts = [batch["rows"] for share in shares for batch in share.update(step)]
+        for rows in parts:
+            assert (rows[::2] % 2 == 0).all() and torch.equal(rows[::2] + 1, rows[1::2])
+        assert sorted(torch.cat(parts).tolist()) == sorted(whole.rows(step))
+        assert len(whole.rows(step)) == (6 if step % 9 == 8 else 8)
+    seen = np.concatenate([whole.rows(step) for step in range(9)])
+    assert sorted(seen) == list(range(70))
+
+
+def test_a_text_without_a_mate_is_seen_too() -> None:
+    data = Batches(Pieces(), Encoded([np.arange(5, 8)] * 7, [], []), np.full(7, np.nan), size=5, together=2)
+    assert sorted(np.concatenate([data.rows(step) for step in range(len(data))])) == list(range(7))
+    assert max(len(data.rows(step)) for step in range(len(data))) == 4

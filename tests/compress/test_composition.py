@@ -18,7 +18,7 @@ from compress.train import clipped_step, train
 from compress.widths import keep_blocks, shrink
 from tests.compress.toy import examples
 
-CHOICES = {name: Choice(use=name) for name in TECHNIQUES}
+CHOICES = {name: Choice(use=name) for name, technique in TECHNIQUES.items() if "classification" in technique.kinds}
 CHOICES["prune/lock"] = Choice(use="prune/lock", at_least=0)  # the toy student is dense
 CHOICES["distil/tinybert, prediction"] = Choice(use="distil/tinybert", stage="prediction")
 

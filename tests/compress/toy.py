@@ -25,4 +25,6 @@ def examples(count: int = 48, **options: Any) -> Batches:
     rng = np.random.default_rng(0)
     ids = [rng.integers(5, 64, size=rng.integers(3, 12)) for _ in range(count)]
     labels = np.array([row[0] % 2 for row in ids])
+    if options.get("together") == 2:
+        labels = rng.random(count // 2).astype(np.float32).repeat(2)  # scores of pairs
     return Batches(Pieces(), Encoded(ids, [], []), labels, **{"size": 8} | options)

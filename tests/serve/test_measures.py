@@ -160,7 +160,7 @@ def test_bad_input_is_refused() -> None:
 
 
 def test_every_metric_has_a_function_and_a_direction() -> None:
-    assert set(measures.METRICS) == set(measures.OF_CONFUSION) | set(measures.OF_VALUES)
+    assert set(measures.METRICS) == {*measures.OF_CONFUSION, *measures.OF_VALUES, *measures.OF_COSINES}
     assert [name for name in measures.METRICS if not measures.higher_is_better(name)] == ["mse"]
     logits, labels = answers(2)
     for name in measures.OF_CONFUSION:

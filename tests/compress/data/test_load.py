@@ -10,6 +10,7 @@ import pytest
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from compress.data import Data, load
+from compress.data.load import unlabelled
 from compress.data.splits import carved, key
 from compress.recipe import TaskRecipe
 
@@ -350,3 +351,64 @@ def test_a_split_in_two_formats_is_refused(tmp_path: Path) -> None:
     folder(tmp_path, "jsonl", **three())
     with pytest.raises(ValueError, match="a split must be one file; .*test.csv and test.jsonl"):
         loaded(tmp_path)
+
+
+def scored(n: int, start: int = 0, low: float = 1.0) -> pd.DataFrame:
+    pairs = rows(n, start=start, label=lambda i: low + 4 * ((i * 7) % n) / (n - 1))
+    return pairs.rename(columns={"text": "left", "label": "score"}).assign(right=[f"and no. {i}" for i in range(n)])
+
+
+def embedded(dataset: Path, **fields: Any) -> Data:
+    return loaded(dataset, **{"text": ("left", "right"), "label": "score", "kind": "embedding"} | fields)
+
+
+def test_pairs_of_an_embedding_come_apart_with_scores_from_0_to_1(tmp_path: Path) -> None:
+    parts = {"train": scored(40), "validation": scored(10, 100), "test": scored(20, 200)}
+    data = embedded(folder(tmp_path, **parts))
+    assert (data.kind, data.labels, data.columns, data.metric) == (
+        "embedding",
+        (),
+        ("left", "right"),
+        "cosine_spearman",
+    )
+    for examples, frame in ((data.train, parts["train"]), (data.reports["test"], parts["test"])):
+        assert examples.texts == [text for pair in zip(frame["left"], frame["right"], strict=True) for text in pair]
+        np.testing.assert_allclose(examples.labels, (frame["score"].to_numpy().repeat(2) - 1) / 4, atol=1e-6)
+        assert examples.together == 2
+        assert examples.joined().texts == list(zip(frame["left"], frame["right"], strict=True))
+    assert "scores from 1 to 5 are cosines from 0 to 1" in data.notes[-1]
+
+
+def test_texts_are_drawn_in_whole_pairs(tmp_path: Path) -> None:
+    data = embedded(folder(tmp_path, train=scored(60)))
+    drawn = data.train.drawn(21, seed=3)
+    assert len(drawn) == 20 and len(set(drawn.texts)) == 20
+    before = dict(zip(data.train.joined().texts, data.train.joined().labels, strict=True))
+    assert dict(zip(drawn.joined().texts, drawn.joined().labels, strict=True)).items() <= before.items()
+    assert drawn.texts != data.train.drawn(21, seed=4).texts
+
+
+def test_a_text_that_is_reported_is_not_learned_from_the_corpus(tmp_path: Path) -> None:
+    data = embedded(folder(tmp_path, train=scored(40), validation=scored(10, 100), test=scored(20, 200)))
+    found = unlabelled(["something else", "AND no. 3", data.reports["test"].texts[0]], data)
+    assert found.texts == ["something else"] and np.isnan(found.labels).all()
+
+
+@pytest.mark.parametrize(
+    ("metric", "found"),
+    [(None, "cosine_spearman"), ("pearson", "cosine_pearson"), ("cosine_pearson", "cosine_pearson")],
+)
+def test_an_embedding_is_judged_by_its_cosines(tmp_path: Path, metric: str | None, found: str) -> None:
+    assert embedded(folder(tmp_path, train=scored(60)), metric=metric).metric == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"metric": "accuracy"}, "must be spearman or pearson, got 'accuracy'"),
+        ({"limit": 1}, "all training pairs have the score .* raise task.limit"),
+    ],
+)
+def test_what_cannot_judge_an_embedding_is_refused(tmp_path: Path, fields: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        embedded(folder(tmp_path, train=scored(60)), **fields)
