@@ -147,11 +147,17 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 3000,
     workers: Annotated[int, typer.Option(min=1, help="Processes, one inference thread each.")] = 1,
+    server: Annotated[
+        str, typer.Option(help="uvicorn, granian (an extra), or bentoml: the service of a Bento, without building one.")
+    ] = "uvicorn",
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Serve /metrics there; for uvicorn.", metavar="PORT")
+    ] = None,
 ) -> None:
     """Answer over HTTP until stopped."""
     from serve.launch import launch
 
-    launch(artefact, host, port, workers)
+    launch(artefact, host, port, workers, server=server, metrics_port=metrics_port)
 
 
 @command

@@ -13,6 +13,8 @@ from serve.artefact import MANIFEST, Artefact, load
 from serve.errors import ArtefactError, InputError
 
 PACKAGE = Path(__file__).parent
+FOLDERS = (".", "batching", "engine", "ngram", "openapi", "protocols")
+SOURCES = (*(f"{folder}/*.py" for folder in FOLDERS), "page/*")
 LEAKS = re.compile(rb"--?(?:extra-)?index-url|--find-links|--trusted-host|^-[if] |file://", re.MULTILINE)
 
 
@@ -100,8 +102,8 @@ def _options() -> dict[str, Any]:
 
 
 def _sources() -> list[Path]:
-    """The modules, without compiled code: what it would run on is not known here."""
-    return sorted(path for folder in (".", "engine", "ngram") for path in PACKAGE.glob(f"{folder}/*.py"))
+    """The modules and the page, without compiled code: what it would run on is not known here."""
+    return sorted(path for pattern in SOURCES for path in PACKAGE.glob(pattern))
 
 
 def _slug(name: str) -> str:

@@ -1,9 +1,10 @@
-"""Reading a request's body within its limit."""
+"""Reading a request's body within its limits."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from serve.errors import BadType, TooLarge
+from serve.errors import BadType, Overloaded, TooLarge, TooSlow
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -14,24 +15,53 @@ class Gone(Exception):
     """The client hung up; there is nobody to answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
-    """The body, refused as soon as it is over `limit` bytes, whatever its headers claim."""
-    headers = dict(scope["headers"])
+class Arriving:
+    """Bodies of a worker that come in several parts: bytes of them that are held at once, and their time."""
+
+    def __init__(self, *, limit: int, seconds: float) -> None:
+        self.limit, self.seconds, self.held = limit, seconds, 0
+
+
+async def read_body(
+    headers: Mapping[bytes, bytes], receive: Receive, arriving: Arriving, *, limit: int, typed: bool = True
+) -> bytes:
+    """The body, refused as soon as it is over `limit` bytes, whatever its headers claim. `typed` ones must be JSON."""
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
+    if typed and kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
         raise BadType(f"expected content-type: application/json, got {kind.decode('latin-1') or 'none'!r}")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise BadType("compressed bodies are not read; send it without content-encoding")
     claimed = headers.get(b"content-length", b"0")[:18]
-    size = int(claimed) if claimed.isdigit() else 0
-    body = bytearray()
-    more = True
-    while more:
-        if max(size, len(body)) > limit:
-            raise TooLarge(f"the body is over {limit} bytes")
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        body += message.get("body", b"")
-        more = message.get("more_body", False) or len(body) > limit
+    if claimed.isdigit() and int(claimed) > limit:
+        raise TooLarge(f"the body is over {limit} bytes")
+    body, more = await _part(receive)
+    if len(body) > limit:
+        raise TooLarge(f"the body is over {limit} bytes")
+    return body if not more else await _rest(body, receive, arriving, limit)
+
+
+async def _rest(first: bytes, receive: Receive, arriving: Arriving, limit: int) -> bytes:
+    """A body whose first part is there. Only here is there a timer: nearly all bodies come at once."""
+    body, more, held = bytearray(first), True, 0
+    try:
+        async with asyncio.timeout(arriving.seconds):
+            while more:
+                arriving.held, held = arriving.held + len(body) - held, len(body)
+                if arriving.held > arriving.limit:
+                    raise Overloaded("too many large bodies arrive at once; try again in a moment")
+                part, more = await _part(receive)
+                body += part
+                if len(body) > limit:
+                    raise TooLarge(f"the body is over {limit} bytes")
+    except TimeoutError:
+        raise TooSlow(f"the body did not come within {arriving.seconds:g} s") from None
+    finally:
+        arriving.held -= held
     return bytes(body)
+
+
+async def _part(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise Gone
+    return message.get("body", b""), message.get("more_body", False)

@@ -3,12 +3,18 @@
 import os
 
 import bentoml
+import uvicorn
 
+from serve import logs
 from serve.app import App
+from serve.connection import limited
 from serve.settings import from_environment
 
 SETTINGS = from_environment(os.environ)
+logs.set_up(SETTINGS.log_format)
 APP = App(SETTINGS)
+# BentoML 1.4 starts uvicorn itself and lets nobody choose how it reads from a connection; goes once it does.
+uvicorn.config.HTTP_PROTOCOLS["auto"] = limited(SETTINGS)  # type: ignore[assignment]
 ALIAS = "artefact"  # what bentofile.yaml calls the model that holds the artefact
 
 

@@ -25,7 +25,7 @@ FORBIDDEN = {
     "bantam": frozenset(),
 }
 ONLY_INSIDE_FUNCTIONS = {
-    "serve": frozenset({"openvino", "pyarrow"}),  # extras
+    "serve": frozenset({"openvino", "opentelemetry", "pyarrow"}),  # extras
     "compress": frozenset(),
     "benchmarks": HEAVY | {"openvino", "matplotlib"},
     "bantam": HEAVY | {"serve", "compress", "benchmarks", "onnxruntime", "bentoml", "numpy"},

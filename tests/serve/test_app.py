@@ -37,7 +37,9 @@ async def call(
     sent: list[Any] = []
 
     async def receive() -> Any:
-        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+        if not waiting:
+            await asyncio.Event().wait()  # the client stays for its answer
+        return waiting.pop(0)
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -66,7 +68,7 @@ def refused(answer: Answer, status: int, word: str, *, error_type: str = "Valida
     assert "\n" not in content["error"]
 
 
-def warm(tiny: Any, **limits: int) -> App:
+def warm(tiny: Any, **limits: Any) -> App:
     app = create_app(Settings(artefact=str(tiny.artefact.root), **limits))
     app.warm_up()
     return app
@@ -237,7 +239,7 @@ def test_content_type_may_have_parameters(app: App) -> None:
         ("PUT", "/predict", 405, "POST"),
         ("POST", "/info", 405, "GET, HEAD"),
         ("GET", "/nothing", 404, None),
-        ("POST", "/", 404, None),
+        ("POST", "/predict/", 404, None),
     ],
 )
 def test_wrong_methods_and_paths(app: App, method: str, path: str, status: int, allow: str | None) -> None:
@@ -263,23 +265,27 @@ def test_unexpected_errors_keep_their_details_to_the_log(
     app = warm(tiny)
 
     def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("secret path /etc/shadow")
+        raise RuntimeError("a review that was sent")
 
-    monkeypatch.setattr(Session, "predict", broken)
+    monkeypatch.setattr(Session, "finished", broken)
     answer = ask(app, {"inputs": "a"})
     refused(answer, 500, "internal error", error_type="Backend")
-    assert b"secret" not in answer[2]
-    assert "secret path" in caplog.text
+    (record,) = [one for one in caplog.records if one.getMessage() == "unexpected error"]
+    fields = record.__dict__["fields"]
+    assert (fields["exception"], fields["path"]) == ("RuntimeError", "/predict")
+    assert fields["where"][-1].endswith("broken")
+    assert "a review" not in caplog.text + str(fields) + answer[2].decode()
 
 
 def test_scores_that_are_no_numbers_are_an_error(tiny: Any) -> None:
     app = warm(tiny)
-    app._session._engine = lambda feeds: np.full((len(feeds["input_ids"]), 2), np.nan, np.float32)  # type: ignore
+    app.session._engine = lambda feeds: np.full((len(feeds["input_ids"]), 2), np.nan, np.float32)  # type: ignore
     refused(ask(app, {"inputs": "a"}), 424, "not finite", error_type="Backend")
 
 
 def test_ready_only_after_the_warm_up(tiny: Any) -> None:
     app = create_app(Settings(artefact=str(tiny.artefact.root)))
+    app.start()
     for path in ("/health", "/readyz"):
         refused(get(app, path), 503, "warming up", error_type="Unhealthy")
     refused(ask(app, {"inputs": "a"}), 503, "warming up", error_type="Unhealthy")
@@ -313,6 +319,8 @@ def test_the_lifespan_warms_up_and_ends(tiny: Any) -> None:
         running = asyncio.create_task(app({"type": "lifespan"}, messages.get, send))
         await messages.put({"type": "lifespan.startup"})
         until = time.monotonic() + 20
+        while not app.started:
+            await asyncio.sleep(0.01)
         while (await call(app, "GET", "/readyz"))[0] != 200 and time.monotonic() < until:
             await asyncio.sleep(0.01)
         assert (await call(app, "POST", "/predict", [b'{"inputs": "good"}'], JSON))[0] == 200
@@ -356,20 +364,22 @@ def test_one_of_several_workers_takes_callers_only_when_it_is_ready(
 def test_the_event_loop_answers_while_the_model_runs_and_too_many_are_refused(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = warm(tiny, max_waiting=2)
     release = threading.Event()
-    predict = Session.predict
+    run = Session.run
 
-    def slow(self: Session, *args: Any, **kwargs: Any) -> Any:
+    def slow(self: Session, encoded: Any) -> Any:
         assert release.wait(20)
-        return predict(self, *args, **kwargs)
+        return run(self, encoded)
 
-    monkeypatch.setattr(Session, "predict", slow)
+    monkeypatch.setattr(Session, "run", slow)
+    app = warm(tiny, max_queued_tokens=8)  # room for two texts beside the one that runs
     body = [b'{"inputs": "good"}']
 
     async def scenario() -> list[int]:
-        running = [asyncio.create_task(call(app, "POST", "/predict", body, JSON)) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        running = []
+        for _ in range(3):
+            running.append(asyncio.create_task(call(app, "POST", "/predict", body, JSON)))
+            await asyncio.sleep(0.05)
         assert (await call(app, "GET", "/livez"))[0] == 200
         answer = await call(app, "POST", "/predict", body, JSON)
         refused(answer, 429, "overloaded", error_type="Overloaded")
@@ -377,7 +387,7 @@ def test_the_event_loop_answers_while_the_model_runs_and_too_many_are_refused(
         release.set()
         return [status for status, _, _ in await asyncio.gather(*running)]
 
-    assert asyncio.run(scenario()) == [200, 200]
+    assert asyncio.run(scenario()) == [200, 200, 200]
 
 
 def test_info_describes_the_model(app: App, tiny: Any) -> None:
@@ -401,21 +411,25 @@ def test_metrics_count(tiny: Any) -> None:
     status, headers, body = get(app, "/metrics")
     assert status == 200
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
-    page = {line.split(" ")[0]: float(line.split(" ")[1]) for line in body.decode().splitlines() if line[0] != "#"}
+    lines = [line.rsplit(" ", 1) for line in body.decode().splitlines() if line[0] != "#"]
+    page = {name.replace('model="Tiny Model"', "").replace("{}", "").replace("{,", "{"): float(n) for name, n in lines}
     tokens = sum(tiny.lengths(["good", "bad " * 40, "good"]))
     wanted = {
-        'bantam_requests_total{status="200"}': 2,
-        'bantam_requests_total{status="422"}': 1,
+        'bantam_requests_total{route="predict",status="200"}': 2,
+        'bantam_requests_total{route="predict",status="422"}': 1,
         'bantam_errors_total{error_type="Validation"}': 1,
         "bantam_texts_total": 3,
         "bantam_tokens_total": tokens,
         "bantam_truncated_texts_total": 1,
-        "bantam_batch_size_count": 2,
-        "bantam_batch_size_sum": 3,
-        "bantam_request_seconds_count": 2,
+        "bantam_request_texts_count": 2,
+        "bantam_request_texts_sum": 3,
+        'bantam_request_seconds_count{route="predict"}': 3,
         "bantam_inference_seconds_count": 2,
+        "bantam_batch_tokens_sum": tokens,
+        "bantam_queued_tokens": 0,
+        "bantam_requests_in_progress": 1,  # this one
     }
-    assert {name: page[name] for name in wanted} == wanted
+    assert {name: page.get(name) for name in wanted} == wanted
 
 
 def test_a_head_request_has_no_body(app: App) -> None:
@@ -451,3 +465,137 @@ def test_no_body_breaks_the_service(app: App, body: bytes) -> None:
     else:
         assert status in (400, 413, 422), content
         assert set(content) == {"error", "error_type"}
+
+
+async def stalled(app: App, part: bytes) -> Answer:
+    """A request whose body never ends."""
+    sent: list[Any] = []
+    parts = [{"type": "http.request", "body": part, "more_body": True}]
+
+    async def receive() -> Any:
+        if not parts:
+            await asyncio.Event().wait()
+        return parts.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    await app({"type": "http", "method": "POST", "path": "/predict", "headers": headers}, receive, send)
+    return sent[0]["status"], {key.decode(): value.decode() for key, value in sent[0]["headers"]}, sent[1]["body"]
+
+
+def test_a_body_that_stops_half_way_is_given_up(tiny: Any) -> None:
+    app = warm(tiny, read_timeout=0.05)
+    refused(asyncio.run(stalled(app, b'{"inputs')), 408, "within 0.05 s", error_type="Timeout")
+    assert app.arriving.held == 0
+
+
+def test_bodies_that_arrive_together_are_bounded(tiny: Any) -> None:
+    app = warm(tiny, max_arriving=100, read_timeout=0.5)
+
+    async def scenario() -> list[int]:
+        answers = await asyncio.gather(*(stalled(app, b"x" * 40) for _ in range(3)))
+        return sorted(status for status, _, _ in answers)
+
+    assert asyncio.run(scenario()) == [408, 408, 429]
+    assert app.arriving.held == 0
+
+
+def test_a_deadline_that_has_passed_is_told_and_nothing_is_run(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, ran = threading.Event(), []
+    run = Session.run
+
+    def slow(self: Session, encoded: Any) -> Any:
+        assert release.wait(20)
+        ran.append(len(encoded))
+        return run(self, encoded)
+
+    monkeypatch.setattr(Session, "run", slow)
+    app = warm(tiny)
+    body = [b'{"inputs": "good"}']
+
+    async def scenario() -> list[Answer]:
+        first = asyncio.create_task(call(app, "POST", "/predict", body, JSON))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(call(app, "POST", "/predict", body, {**JSON, "x-request-timeout-ms": "1"}))
+        await asyncio.sleep(0.05)
+        release.set()
+        return list(await asyncio.gather(first, second))
+
+    first, second = asyncio.run(scenario())
+    assert (first[0], ran) == (200, [1])
+    refused(second, 503, "deadline", error_type="Timeout")
+    refused(ask(app, {"inputs": "good"}, **{"x-request-timeout-ms": "soon"}), 422, "whole number of milliseconds")
+
+
+def test_whoever_leaves_the_queue_is_never_run(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, ran = threading.Event(), []
+    run = Session.run
+
+    def slow(self: Session, encoded: Any) -> Any:
+        assert release.wait(20)
+        ran.append(len(encoded))
+        return run(self, encoded)
+
+    monkeypatch.setattr(Session, "run", slow)
+    app = warm(tiny)
+
+    async def leaves() -> None:
+        messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b'{"inputs": "good"}'}]
+
+        async def receive() -> Any:
+            return messages.pop()
+
+        async def send(_: Any) -> None:
+            pytest.fail("nobody listens")
+
+        headers = [(b"content-type", b"application/json")]
+        await app({"type": "http", "method": "POST", "path": "/predict", "headers": headers}, receive, send)
+
+    async def scenario() -> None:
+        first = asyncio.create_task(call(app, "POST", "/predict", [b'{"inputs": "good"}'], JSON))
+        await asyncio.sleep(0.05)
+        await leaves()
+        release.set()
+        await first
+
+    asyncio.run(scenario())
+    app.close()
+    assert ran == [1]
+
+
+def test_keys_are_asked_for_everywhere_but_at_the_health_pages(tiny: Any, tmp_path: Any) -> None:
+    key = "k" * 20
+    (tmp_path / "keys").write_text(f"one:{key} concurrent=4 rate=1000/s burst=2\n")
+    (tmp_path / "keys").chmod(0o600)
+    app = warm(tiny, keys=tmp_path / "keys")
+    assert get(app, "/readyz")[0] == get(app, "/livez")[0] == 200
+    for answer in (get(app, "/info"), get(app, "/nothing"), ask(app, {"inputs": "a"}), get(app, "/metrics")):
+        refused(answer, 401, "API key", error_type="Unauthorized")
+        assert answer[1]["www-authenticate"] == "Bearer"
+    assert ask(app, {"inputs": "good"}, authorization=f"Bearer {key}")[0] == 200
+    assert ask(app, {"inputs": "good"}, **{"x-api-key": key})[0] == 200
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_again(tiny: Any, tmp_path: Any) -> None:
+    key = "k" * 20
+    (tmp_path / "keys").write_text(f"one:{key} rate=0.1/s burst=1\n")
+    (tmp_path / "keys").chmod(0o600)
+    app = warm(tiny, keys=tmp_path / "keys")
+    assert ask(app, {"inputs": "good"}, **{"x-api-key": key})[0] == 200
+    answer = ask(app, {"inputs": "good"}, **{"x-api-key": key})
+    refused(answer, 429, "times a second", error_type="Overloaded")
+    assert 5 <= int(answer[1]["retry-after"]) <= 10
+
+
+def test_browsers_may_ask_from_named_origins_only(tiny: Any) -> None:
+    asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
+    closed, opened = warm(tiny), warm(tiny, origins=("https://a.example",))
+    assert asyncio.run(call(closed, "OPTIONS", "/predict", headers=asked))[0] == 405
+    status, headers, body = asyncio.run(call(opened, "OPTIONS", "/predict", headers=asked))
+    assert (status, headers["access-control-allow-origin"], body) == (204, "https://a.example", b"")
+    got = ask(opened, {"inputs": "good"}, origin="https://a.example")
+    assert got[1]["access-control-allow-origin"] == "https://a.example"
+    assert "access-control-allow-origin" not in ask(opened, {}, origin="https://b.example")[1]
+    assert "access-control-allow-origin" not in ask(closed, {"inputs": "good"}, origin="https://a.example")[1]

@@ -192,8 +192,9 @@ def test_a_file_that_all_can_read_is_warned_of(file: Path, caplog: pytest.LogCap
     assert "everybody on this machine can read" in caplog.text
 
 
-def test_only_health_is_open() -> None:
-    assert {"/health", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"} == OPEN_PATHS
+def test_only_health_the_page_and_the_document_are_open() -> None:
+    health = {"/health", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
+    assert health | {"/", "/page/style.css", "/page/script.js", "/openapi.json"} == OPEN_PATHS
 
 
 def replace(path: Path, text: str) -> None:

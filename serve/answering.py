@@ -1,0 +1,153 @@
+"""Texts to answers within one worker: read, queued, run by the model's threads, put in order."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from serve.batching import Batcher, BatchFacts, Ticket, packer
+from serve.body import Gone, Receive
+from serve.costs import Costs
+from serve.encode import Encoded, Text, check_inputs
+from serve.errors import Expired, Overloaded
+from serve.metrics import Metrics
+from serve.ngram.encode import check_whole
+from serve.ngram.runtime import Engine
+from serve.question import Answer, Question
+from serve.runtime import Session
+from serve.settings import Settings
+
+INLINE = 8_192  # characters of a request that are read on the event loop; more would keep its other callers waiting
+ASIDE = 16_000_000  # characters of all requests that may wait to be read beside it
+Result = TypeVar("Result")
+
+
+class Answering:
+    """Answers questions with one Session; asked on one event loop.
+
+    Word pieces are cut first and queued then, so that the queue is bounded in what it costs. N-grams on our own code
+    take microseconds, less than any queue: they are answered where they are asked, unless they are long.
+    """
+
+    def __init__(self, session: Session, costs: Costs | None, settings: Settings, metrics: Metrics) -> None:
+        self.session, self._metrics = session, metrics
+        self._aside = ThreadPoolExecutor(1, "aside")
+        self._characters = 0  # that wait there
+        self.batcher: Batcher | None = None
+        if session.straight is None:
+            self.batcher = Batcher(
+                session.run,
+                packer=packer(costs, max_batch_tokens=settings.max_batch_tokens, alone=session.batch == 1),
+                done=self._ended,
+                max_queued_tokens=settings.max_queued_tokens,
+                threads=settings.parallel,
+                observe=metrics.batch,
+            )
+
+    async def ask(self, question: Question, deadline: float | None, receive: Receive) -> Answer:
+        """The answer. `deadline` in time.perf_counter's seconds; `receive` tells when the client leaves.
+
+        Raises Overloaded, Expired, Gone, and what is wrong with the texts or with the model.
+        """
+        check_inputs(question.texts, self.session.artefact.manifest.task.inputs)
+        if self.session.straight is not None:
+            return await self._straight(self.session.straight, question, deadline)
+        assert self.batcher is not None, "one or the other answers"
+        start = time.perf_counter()
+        encoded = await self._read(question.texts, lambda: self._encode(question))
+        tokenised = time.perf_counter() - start
+        ticket = await self._queued(self.batcher, encoded, deadline, receive)
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.values is not None, "a ticket ends with one of both"
+        values = self.session.finished(ticket.values, raw=question.raw)
+        return Answer(values, encoded.lengths(), encoded.truncated, tokenised, ticket.queued, ticket.inference)
+
+    def close(self) -> None:
+        """Answer what was admitted, then end the threads. Waits for that."""
+        self._aside.shutdown()
+        if self.batcher is not None:
+            self.batcher.close()
+
+    def _encode(self, question: Question) -> Encoded:
+        return self.session.pieces.encode(question.texts, truncate=question.truncate)
+
+    async def _straight(self, engine: Engine, question: Question, deadline: float | None) -> Answer:
+        asked = time.perf_counter()
+
+        def work() -> Answer:
+            start = time.perf_counter()
+            if deadline is not None and start > deadline:
+                raise Expired("the deadline passed before the text was read")
+            values, words, cut = engine.texts(question.texts)
+            truncated = cut.tolist()
+            check_whole(truncated, truncate=question.truncate, max_length=self.session.pieces.max_length)
+            values = self.session.finished(values, raw=question.raw)
+            seconds = time.perf_counter() - start
+            facts = BatchFacts(int(words.sum()), int(words.sum()), len(truncated), seconds)
+            self._metrics.batch(facts)
+            return Answer(values, words.tolist(), truncated, 0.0, start - asked, seconds)
+
+        return await self._read(question.texts, work)
+
+    async def _read(self, texts: list[Text], work: Callable[[], Result]) -> Result:
+        """What `work` gives: at once where there is little to read, and in a thread of its own otherwise."""
+        size = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
+        return work() if size <= INLINE else await self.aside(size, work)
+
+    async def aside(self, size: int, work: Callable[[], Result]) -> Result:
+        """What `work` gives, in a thread beside the event loop; `size` in characters. Raises Overloaded."""
+        if self._characters and self._characters + size > ASIDE:
+            raise Overloaded(f"{self._characters} characters of texts wait to be read; try again in a moment")
+        self._characters += size
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+        finally:
+            self._characters -= size
+
+    async def _queued(self, batcher: Batcher, encoded: Encoded, deadline: float | None, receive: Receive) -> Ticket:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[None] = loop.create_future()
+        # Nobody looks out for the client of a request that runs at once: that would cost more than it could save.
+        waits = not batcher.idle
+        ticket = batcher.submit(encoded, (loop, told), deadline=deadline)
+        self._gauge(batcher)
+        watch = loop.create_task(_left(receive, told)) if waits else None
+        try:
+            await told
+        except BaseException:
+            batcher.cancel(ticket)
+            raise
+        finally:
+            if watch is not None:
+                watch.cancel()
+            self._gauge(batcher)
+        return ticket
+
+    def _gauge(self, batcher: Batcher) -> None:
+        self._metrics.queued_tokens.set(batcher.queued_tokens)
+        self._metrics.waiting.set(batcher.waiting)
+
+    @staticmethod
+    def _ended(tickets: list[Ticket]) -> None:
+        """In a model's thread: wake the event loop once for all that ended together."""
+        loop = tickets[0].caller[0]
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_tell, tickets)
+
+
+def _tell(tickets: list[Ticket]) -> None:
+    for ticket in tickets:
+        told = ticket.caller[1]
+        if not told.done():
+            told.set_result(None)
+
+
+async def _left(receive: Receive, told: "asyncio.Future[None]") -> None:
+    """Wait until the client hangs up, and say so."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if not told.done():
+        told.set_exception(Gone())
