@@ -86,9 +86,9 @@ class Answering:
             check_whole(truncated, truncate=question.truncate, max_length=self.session.pieces.max_length)
             values = self.session.finished(values, raw=question.raw)
             seconds = time.perf_counter() - start
-            facts = BatchFacts(int(words.sum()), int(words.sum()), len(truncated), seconds)
-            self._metrics.batch(facts)
-            return Answer(values, words.tolist(), truncated, 0.0, start - asked, seconds)
+            answer = Answer(values, words.tolist(), truncated, 0.0, start - asked, seconds)
+            self._metrics.batch(BatchFacts(answer.tokens, answer.tokens, len(truncated), seconds))
+            return answer
 
         return await self._read(question.texts, work)
 

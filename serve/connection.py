@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve.cycle import Cycle
 from serve.settings import Settings
 
 PIPELINED = 256  # requests that wait behind one on the same connection
@@ -106,6 +107,8 @@ class Connection(HttpToolsProtocol):
             raise ValueError("uvicorn stops reading at any error and calls send_400_response")
         self._in_head, self._since = False, self._watch.now
         super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.__class__ = Cycle  # uvicorn names its own class where it makes one
         if self._watch.ending and self.cycle is not None:
             self.cycle.keep_alive = False
         if len(self.pipeline) > PIPELINED:

@@ -65,6 +65,7 @@ def options() -> dict[str, Any]:
         "log_level": "error",  # what it warns of is logged here too
         "lifespan": "on",
         "ws": "none",
+        "proxy_headers": False,  # nothing here asks who called
         "server_header": False,
         "date_header": False,
     }
