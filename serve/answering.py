@@ -12,12 +12,12 @@ from serve.body import Gone, Receive
 from serve.costs import Costs
 from serve.encode import Encoded, Text, check_inputs
 from serve.errors import Expired, Overloaded
-from serve.metrics import Metrics
 from serve.ngram.encode import check_whole
 from serve.ngram.runtime import Engine
 from serve.question import Answer, Question
 from serve.runtime import Session
 from serve.settings import Settings
+from serve.telemetry.metrics import Metrics
 
 INLINE = 8_192  # characters of a request that are read on the event loop; more would keep its other callers waiting
 ASIDE = 16_000_000  # characters of all requests that may wait to be read beside it

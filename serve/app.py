@@ -12,23 +12,23 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from serve import logs
+from serve.access.cors import Origins
+from serve.access.keys import Keys, Limits
+from serve.access.rates import Rates
 from serve.answering import Answering
 from serve.artefact import Artefact
 from serve.body import Arriving, Receive, Scope, Send
-from serve.catalogue import route_of
-from serve.cors import Origins
 from serve.exchange import NOWHERE, exchange
 from serve.info import version_here
-from serve.keys import Keys, Limits
-from serve.metrics import Metrics
 from serve.pages import pages
 from serve.protocols.paths import routes
 from serve.question import Context, Route
-from serve.rates import Rates
 from serve.runtime import Session
 from serve.settings import Settings, from_environment
-from serve.traces import Traces, open_traces
+from serve.telemetry import logs
+from serve.telemetry.catalogue import route_of
+from serve.telemetry.metrics import Metrics
+from serve.telemetry.traces import Traces, open_traces
 
 log = logging.getLogger("bantam.serve")
 

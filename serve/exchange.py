@@ -5,12 +5,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from serve import keys
+from serve.access import keys
 from serve.body import Gone, Receive, Scope, Send, read_body
 from serve.errors import BadField, BadKey, BadMethod, BantamError, NotFound, NotReady, Overloaded
 from serve.protocols import tei
 from serve.question import Answer, Question, Route
-from serve.traces import Phase
+from serve.telemetry.traces import Phase
 
 if TYPE_CHECKING:
     from serve.app import App

@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
         "mhz": _float(cpu.get("cpu MHz")),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "flags": [flag for flag in FLAGS if flag in (cpu.get("flags") or cpu.get("Features") or "").split()],
+        "flags": flags(),
         "memory_bytes": _memory(),
         "governor": GOVERNOR.read_text().strip() if GOVERNOR.is_file() else None,
         "load_before": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
@@ -34,6 +34,12 @@ def describe() -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "commit": commit(),
     }
+
+
+def flags() -> list[str]:
+    """The processor's instructions that matter to a model's speed."""
+    cpu = _cpuinfo()
+    return [flag for flag in FLAGS if flag in (cpu.get("flags") or cpu.get("Features") or "").split()]
 
 
 def processor() -> dict[str, str]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import orjson
 
 from serve.errors import NotReady
-from serve.exposition import CONTENT_TYPE
 from serve.info import info
 from serve.openapi import document
 from serve.protocols import tei
 from serve.question import Context, Headers, Route
+from serve.telemetry.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from serve.app import App
@@ -40,7 +40,7 @@ def pages(app: "App") -> dict[str, Route]:
     """What GET answers, save for what belongs to a protocol."""
 
     def described(body: bytes, context: Context, headers: Headers) -> bytes:
-        return orjson.dumps(info(app.session, app.settings))
+        return orjson.dumps(info(app.session, app.answering, app.settings))
 
     def counted(body: bytes, context: Context, headers: Headers) -> bytes:
         return app.metrics.text()

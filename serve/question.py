@@ -58,4 +58,4 @@ class Route:
     untyped: bool = False  # a body need not claim to be JSON: this protocol's clients send none, or raw tensors
     kind: bytes = b"application/json"  # of the answer
     headers: tuple[tuple[bytes, bytes], ...] = ()  # more of the answer
-    name: str = "other"  # in the metrics: one of serve.catalogue.ROUTES
+    name: str = "other"  # in the metrics: one of serve.telemetry.catalogue.ROUTES

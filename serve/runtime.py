@@ -77,6 +77,14 @@ class Session:
             self._engine = open_engine(runtime, path, device=device, threads=threads, callers=callers)
         self.runtime = self.choice.runtime
 
+    @property
+    def engine_path(self) -> str | None:
+        """The path through our own code that this processor takes; None where other code runs."""
+        if self.straight is not None:
+            return getattr(self.straight.answering, "path", "numpy")
+        compiled = getattr(self._engine, "compiled", None)
+        return None if compiled is None else str(compiled.path)
+
     def logits(self, texts: Sequence[Text], *, truncate: bool = True) -> Logits:
         """Logits [texts, labels], or the vectors [texts, size] of an embedding, in the order of the texts."""
         return self._answers(texts, truncate)[0]

@@ -5,10 +5,10 @@ import os
 import bentoml
 import uvicorn
 
-from serve import logs
 from serve.app import App
 from serve.connection import limited
 from serve.settings import from_environment
+from serve.telemetry import logs
 
 SETTINGS = from_environment(os.environ)
 logs.set_up(SETTINGS.log_format)

@@ -28,7 +28,7 @@ class Settings(BaseModel):
     max_queued_tokens: int = Field(default=32_768, ge=1)  # that may wait in a worker; beyond that requests get a 429
     deadline: float = Field(default=30.0, gt=0)  # seconds of waiting for its turn; a caller may ask for less
     shared: Path | None = None  # a folder where workers count together; the launcher makes it
-    keys: Path | None = None  # a file of API keys, see serve.keys; None: nobody is asked for one
+    keys: Path | None = None  # a file of API keys, see serve.access.keys; None: nobody is asked for one
     rate: float | None = Field(default=None, gt=0)  # requests a second of a key that has no limit of its own
     burst: float | None = Field(default=None, ge=1)  # of these at once; None: those of one second
     concurrent: int | None = Field(default=None, ge=1)  # requests of a key that are not yet answered

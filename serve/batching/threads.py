@@ -35,7 +35,7 @@ class Batcher:
         threads: int = 1,
         observe: Callable[[BatchFacts], None] | None = None,
     ) -> None:
-        self._model, self._packer, self._done, self._observe = run, packer, done, observe
+        self._model, self.packer, self._done, self._observe = run, packer, done, observe
         self._queue = Queue(packer, max_tokens=max_queued_tokens, threads=threads)
         self._most = max_queued_tokens
         self._lock = allocate_lock()
@@ -139,7 +139,7 @@ class Batcher:
         if ended:
             self._tell(ended)
         if self._observe is not None:
-            padded = self._packer.padded(run.longest, run.texts, run.tokens)
+            padded = self.packer.padded(run.longest, run.texts, run.tokens)
             self._tell_of(BatchFacts(run.tokens, padded, run.texts, end - start))
 
     def _failed(self, run: Run, error: Exception) -> None:

@@ -6,12 +6,12 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from serve import logs
 from serve.artefact import Artefact
 from serve.errors import BantamError, InputError
 from serve.launch.address import allow_connections, announce, bind, listen
-from serve.regions import shared_folder
 from serve.settings import Settings, from_environment, to_environment
+from serve.telemetry import logs
+from serve.telemetry.regions import shared_folder
 
 SERVERS = ("uvicorn", "granian", "bentoml")
 

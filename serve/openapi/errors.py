@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
-from serve.catalogue import ERROR_TYPES
 from serve.openapi.operation import Operation
 from serve.openapi.schemas import ANY_TEXT, Made, any_of, record
+from serve.telemetry.catalogue import ERROR_TYPES
 
 FROM_CONNECTION = (408, 431)  # before anything knows which protocol is spoken: serve.connection
 FROM_BOTH = (400, 503)

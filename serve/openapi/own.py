@@ -38,6 +38,8 @@ def _info(context: Context) -> Schema:
         "max_concurrent_requests": COUNT,
         "max_input_length": {"const": context.max_length},
         "max_client_batch_size": {"const": context.max_texts},
+        "max_batch_tokens": COUNT,
+        "max_queued_tokens": COUNT,
         "auto_truncate": {"const": False},
         "version": ANY_TEXT,
         "task": {
@@ -52,7 +54,13 @@ def _info(context: Context) -> Schema:
         "rates": {"type": "object", "additionalProperties": NUMBERS},
         "declined": {"type": "object", "additionalProperties": ANY_TEXT},
         "tokenizer": ANY_TEXT,
+        "batching": {"type": ["object", "null"]},
         "device": ANY_TEXT,
+        "instruction_set": listed(ANY_TEXT),
+        "engine_path": {"type": ["string", "null"]},
         "threads": COUNT,
+        "parallel": COUNT,
+        "workers": COUNT,
+        "files": {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}},
     }
     return {"type": "object", "required": list(properties), "properties": properties}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from serve.access.keys import OPEN_PATHS
 from serve.app import App, create_app
-from serve.keys import OPEN_PATHS
 from serve.openapi import document
 from serve.openapi.document import REFUSED, operations
 from tests.serve.openapi.conftest import JSON, KINDS, MAX_TEXTS, ask, concrete, described, settings, validator

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from serve.catalogue import ROUTES
 from serve.protocols.paths import routes
 from serve.question import Context
+from serve.telemetry.catalogue import ROUTES
 from tests.serve.protocols.conftest import TASKS
 
 

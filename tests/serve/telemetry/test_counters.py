@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from serve.counters import Counters, Metric
 from serve.errors import InputError
-from serve.regions import BORN, Regions, shared_folder
+from serve.telemetry.counters import Counters, Metric
+from serve.telemetry.regions import BORN, Regions, shared_folder
 
 METRICS = (
     Metric("requests", "counter", "of a kind", (("kind", ("a", "b")),)),

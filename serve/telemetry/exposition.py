@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.counters import Metric
+from serve.telemetry.counters import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

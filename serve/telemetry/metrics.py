@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from serve.catalogue import ASKED, COUNTED, ERROR_TYPES, INFO, REASONS, ROUTES, STATUSES
-from serve.counters import Counters
 from serve.errors import BantamError, Expired, Overloaded
-from serve.exposition import page
-from serve.regions import Regions
+from serve.telemetry.catalogue import ASKED, COUNTED, ERROR_TYPES, INFO, REASONS, ROUTES, STATUSES
+from serve.telemetry.counters import Counters
+from serve.telemetry.exposition import page
+from serve.telemetry.regions import Regions
 
 if TYPE_CHECKING:
     from serve.batching.ticket import BatchFacts

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from serve.errors import InputError
-from serve.traces import Traces, open_traces
+from serve.telemetry.traces import Traces, open_traces
 
 PARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"  # the example of W3C's text
 UNSAMPLED = PARENT[:-1] + b"0"

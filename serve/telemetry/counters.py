@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.regions import Regions
+from serve.telemetry.regions import Regions
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from serve import logs as module
-from serve.logs import BURST, KINDS, Format, RequestLog, set_up
+from serve.telemetry import logs as module
+from serve.telemetry.logs import BURST, KINDS, Format, RequestLog, set_up
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,9 @@ import struct
 import time
 from pathlib import Path
 
+from serve.access.keys import Key, Limits
 from serve.errors import Overloaded
-from serve.keys import Key, Limits
-from serve.regions import Regions
+from serve.telemetry.regions import Regions
 
 WIDTH = 4  # slots of a bucket: tag, requests admitted, idle, requests not yet answered
 TAG, ADMITTED, IDLE, ACTIVE = range(WIDTH)

@@ -1,6 +1,6 @@
 """The one table of what the service counts."""
 
-from serve.counters import Metric
+from serve.telemetry.counters import Metric
 
 # Requests by what they ask for; a path is never a label, else callers could make as many series as they like.
 ROUTES = ("predict", "embed", "rerank", "similarity", "tokenize", "v1_embeddings", "classify", "v2_infer", "other")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from serve import keys as module
+from serve.access import keys as module
+from serve.access.keys import OPEN_PATHS, Key, Keys, Limits
 from serve.errors import BadKey, InputError
-from serve.keys import OPEN_PATHS, Key, Keys, Limits
 
 WEB, NIGHT = "web-key-0123456789", "night-key-0123456789"
 DIGEST = hashlib.sha256(NIGHT.encode()).hexdigest()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.middleware.cors import CORSMiddleware
 
-from serve.cors import EXPOSED, METHODS, Origins
+from serve.access.cors import EXPOSED, METHODS, Origins
 from serve.errors import InputError
 
 SITE = "https://example.org"

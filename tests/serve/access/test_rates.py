@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from serve import rates as module
+from serve.access import rates as module
+from serve.access.keys import Key, Limits
+from serve.access.rates import ROWS, Rates
 from serve.errors import Overloaded
-from serve.keys import Key, Limits
-from serve.rates import ROWS, Rates
 
 spawn = multiprocessing.get_context("spawn")
 

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve import errors
 from serve.batching.ticket import BatchFacts
-from serve.catalogue import ASKED, COUNTED, ERROR_TYPES, INFO, ROUTES, SECONDS, STATUSES, route_of
-from serve.metrics import Metrics
+from serve.telemetry.catalogue import ASKED, COUNTED, ERROR_TYPES, INFO, ROUTES, SECONDS, STATUSES, route_of
+from serve.telemetry.metrics import Metrics
 
 NAME = 'odd "name" \\ of a\nmodel'
 spawn = multiprocessing.get_context("spawn")

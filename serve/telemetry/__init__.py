@@ -1,0 +1,1 @@
+"""What the service tells of itself: counts of all workers, logs, traces."""
