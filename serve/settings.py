@@ -1,4 +1,7 @@
-"""The service's settings: frozen values, and the one function that reads them from the environment."""
+"""The service's settings: frozen values, and the one function that reads them from the environment.
+
+`python -m serve.settings` prints them as docs/serving.md has them.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,39 +12,50 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from serve.errors import InputError
 
 PREFIX = "BANTAM_"
+GIVEN = ("artefact", "workers", "shared")  # by the launcher
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    artefact: str = ""  # folder; empty only inside a Bento, which knows its own
-    model: str | None = None  # key of the manifest's models; None: the one it says is served
-    runtime: str = "auto"  # the quickest on this host
-    device: str = "cpu"
-    threads: int = Field(default=1, ge=1)  # of one model run
-    workers: int = Field(default=1, ge=1)  # processes
-    max_body: int = Field(default=2_000_000, ge=1)  # bytes of a request
-    max_arriving: int = Field(default=100_000_000, ge=1)  # bytes of all bodies that are not yet whole
-    max_texts: int = Field(default=256, ge=1)  # of a request
-    parallel: int = Field(default=1, ge=1)  # runs of the model at once in a worker, each of `threads` threads
-    max_batch_tokens: int = Field(default=256, ge=1)  # of a run; where padding is needed, measured costs decide
-    max_queued_tokens: int = Field(default=32_768, ge=1)  # that may wait in a worker; beyond that requests get a 429
-    deadline: float = Field(default=30.0, gt=0)  # seconds of waiting for its turn; a caller may ask for less
-    shared: Path | None = None  # a folder where workers count together; the launcher makes it
-    keys: Path | None = None  # a file of API keys, see serve.access.keys; None: nobody is asked for one
-    rate: float | None = Field(default=None, gt=0)  # requests a second of a key that has no limit of its own
-    burst: float | None = Field(default=None, ge=1)  # of these at once; None: those of one second
-    concurrent: int | None = Field(default=None, ge=1)  # requests of a key that are not yet answered
-    origins: tuple[str, ...] = ()  # that browsers may ask from, or *; in the environment with commas between
-    log_format: Literal["json", "text"] = "json"
-    access_log: bool = False  # a line for every request, not only for those that fail
-    traces: bool = False  # OpenTelemetry's; its own OTEL_* say where they go
-    max_head: int = Field(default=32_768, ge=256)  # bytes of a request's line and headers
-    max_connections: int = Field(default=1024, ge=1)  # open ones of a worker
-    read_timeout: float = Field(default=10.0, gt=0)  # seconds for a head, and again for a body
-    write_timeout: float = Field(default=30.0, gt=0)  # seconds in which a client must take its answer
-    keep_alive: float = Field(default=5.0, gt=0)  # seconds that a connection may be silent between requests
-    metrics_port: int | None = Field(default=None, ge=1, le=65535)  # /metrics there, on uvicorn; None: with the rest
+    artefact: str = Field("", description="the artefact's folder; none inside a Bento, which knows its own")
+    model: str | None = Field(
+        None, description="key of the manifest's models; otherwise the one that it says is served"
+    )
+    runtime: str = Field(
+        "auto", description="bantam, onnxruntime, openvino; auto: the quickest on this host, measured once"
+    )
+    device: str = Field("cpu", description="cpu or cuda")
+    threads: int = Field(1, ge=1, description="threads of one run of the model")
+    workers: int = Field(1, ge=1, description="processes")
+    parallel: int = Field(1, ge=1, description="runs of the model at once in a worker")
+    max_batch_tokens: int = Field(256, ge=1, description="tokens of a run; fewer where measured costs say so")
+    max_queued_tokens: int = Field(32_768, ge=1, description="tokens that may wait in a worker; beyond that: 429")
+    deadline: float = Field(
+        30.0, gt=0, description="seconds that a request may wait for its turn: 503; a caller may ask for less"
+    )
+    max_texts: int = Field(256, ge=1, description="texts of a request: 413")
+    max_body: int = Field(2_000_000, ge=1, description="bytes of a request: 413")
+    max_arriving: int = Field(
+        100_000_000, ge=1, description="bytes of all bodies in a worker that are not yet whole: 429"
+    )
+    max_head: int = Field(32_768, ge=256, description="bytes of a request's line and headers: 431")
+    max_connections: int = Field(1024, ge=1, description="open connections of a worker: 503")
+    read_timeout: float = Field(10.0, gt=0, description="seconds for a head, and again for a body: 408")
+    write_timeout: float = Field(30.0, gt=0, description="seconds in which a client must take its answer")
+    keep_alive: float = Field(75.0, gt=0, description="seconds that a connection may be silent between requests")
+    keys: Path | None = Field(None, description="file of API keys; otherwise nobody is asked for one")
+    rate: float | None = Field(None, gt=0, description="requests a second of a key without a limit of its own: 429")
+    burst: float | None = Field(None, ge=1, description="of these at once; otherwise those of one second")
+    concurrent: int | None = Field(None, ge=1, description="unanswered requests of a key: 429")
+    origins: tuple[str, ...] = Field((), description="origins that browsers may ask from, with commas between, or *")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="/metrics on a port of its own, under uvicorn, and not with the rest"
+    )
+    log_format: Literal["json", "text"] = Field("json", description="json or text, on standard error")
+    access_log: bool = Field(False, description="a line for every request, not only for those that fail")
+    traces: bool = Field(False, description="OpenTelemetry's, where its own OTEL_* send them; needs bantam[otel]")
+    shared: Path | None = Field(None, description="a folder where workers count together")
 
     @field_validator("origins", mode="before")
     @classmethod
@@ -69,3 +83,17 @@ def to_environment(settings: Settings) -> dict[str, str]:
         for name, value in settings.model_dump().items()
         if value not in (None, "", ())
     }
+
+
+def table() -> str:
+    """The settings in Markdown, save for those that the launcher gives."""
+    rows = ["| variable | default | what it is |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        if name not in GIVEN:
+            default = "" if field.default in (None, "", ()) else f"`{field.default}`"
+            rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -87,3 +87,9 @@ def test_the_picture_is_that_of_the_report() -> None:
     from benchmarks.picture import picture
 
     assert picture(ROOT / "benchmarks/results/demo.json") == (ROOT / "docs/demo.svg").read_text(encoding="utf-8")
+
+
+def test_settings_are_those_of_the_service() -> None:
+    from serve.settings import table
+
+    assert (ROOT / "docs" / "serving.md").read_text().endswith(f"<!-- settings -->\n{table()}\n")

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import data as rows_of
 from benchmarks.measure import turns as in_turn
 from benchmarks.peers import environment
-from benchmarks.peers.bundle import bundle
+from benchmarks.peers.bundle import bundle, is_ngram
 from benchmarks.peers.catalogue import PEERS, SERVED, SERVERS, chosen
 from benchmarks.peers.report import KIND, SCHEMA, Report, markdown
 from benchmarks.peers.turn import LIST, Task, take
@@ -66,7 +66,10 @@ def compare(options: argparse.Namespace) -> Report:
             seconds=options.seconds,
         )
         for name in names:
-            _install(name, report)
+            if is_ngram(artefact) and not SERVED[name].any_model:
+                report["left_out"][name] = "it has no n-grams, and takes no code of others"
+            else:
+                _install(name, report)
         for number, name in in_turn(names, options.rounds):
             _measure(name, number, task, report, options.json)
     return report

@@ -1,4 +1,7 @@
-"""What peers are given of an artefact: a folder in the form of the Hugging Face Hub, and how to run the model in it."""
+"""What peers are given of an artefact: a folder in the form of the Hugging Face Hub, and how to run the model in it.
+
+N-grams have no such form: of these the folder says only where they are, and where our code is that runs them.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from pathlib import Path
 
 from serve.artefact import Artefact
 
+SOURCE = Path(__file__).parents[2]
+
 
 def bundle(artefact: Artefact, folder: Path) -> Path:
-    """`folder` with the served ONNX file, configuration and tokenizer linked into it.
+    """`folder` with the served ONNX file, configuration and tokenizer linked into it, or what it says of n-grams.
 
     ValueError for a task that peers do not have.
     """
@@ -18,6 +23,10 @@ def bundle(artefact: Artefact, folder: Path) -> Path:
     if manifest.task.kind != "classification" or manifest.task.inputs != 1:
         raise ValueError("peers are compared on the classification of single texts; this artefact does something else")
     folder.mkdir(parents=True)
+    if is_ngram(artefact):
+        told: dict[str, object] = {"artefact": str(artefact.root.resolve()), "source": str(SOURCE)}
+        (folder / "peer.json").write_text(json.dumps(told), encoding="utf-8")
+        return folder
     (folder / "model_quantized.onnx").symlink_to(artefact.path(manifest.served).resolve())
     for name in manifest.files:
         if "/" not in name and not name.endswith((".md", ".safetensors")):
@@ -31,3 +40,7 @@ def bundle(artefact: Artefact, folder: Path) -> Path:
     }
     (folder / "peer.json").write_text(json.dumps(told), encoding="utf-8")
     return folder
+
+
+def is_ngram(artefact: Artefact) -> bool:
+    return artefact.manifest.encoder.kind == "ngram"

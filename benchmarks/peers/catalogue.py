@@ -12,7 +12,8 @@ from typing import Any
 SERVERS = Path(__file__).parent / "servers"
 HOST = "127.0.0.1"
 OURS = (
-    "import sys; from serve.launch import launch; launch(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))"
+    "import sys; from serve.launch import launch; "
+    "launch(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), server=sys.argv[5])"
 )
 
 
@@ -41,6 +42,7 @@ class Server:
     agree: float = 0.99  # share of labels that must be as ours: less is another model, whose speed says nothing
     requirements: str | None = None  # a file of `servers`; None: it runs in this environment
     variables: tuple[tuple[str, str], ...] = ()
+    any_model: bool = True  # it runs whatever code is put into it
     note: str = ""  # what a reader of the table should know
 
 
@@ -103,16 +105,18 @@ def _mlserver(place: Place) -> list[str]:
     return [str(place.programs / "mlserver"), "start", str(place.scratch)]
 
 
-def _ours(place: Place) -> list[str]:
-    return [sys.executable, "-c", OURS, str(place.artefact), HOST, str(place.ports[0]), str(place.workers)]
+def served(artefact: Path, port: int, workers: int, server: str = "uvicorn") -> list[str]:
+    """The command of our own service."""
+    return [sys.executable, "-c", OURS, str(artefact), HOST, str(port), str(workers), server]
 
 
-def _own(runtime: str, workers: int) -> Server:
+def _own(runtime: str, workers: int, server: str = "uvicorn") -> Server:
     many = "1 worker" if workers == 1 else f"{workers} workers"
+    where = "" if server == "uvicorn" else f" in {server}"
     return Server(
-        title=f"bantam, {runtime}, {many}",
+        title=f"bantam{where}, {runtime}, {many}",
         package="bantam",
-        command=_ours,
+        command=lambda place: served(place.artefact, place.ports[0], place.workers, server),
         question=_inputs,
         labels=_scores,
         workers=workers,
@@ -144,6 +148,7 @@ PEERS: dict[str, Server] = {
         path="/classify",
         workers=1,
         requirements="infinity.txt",
+        any_model=False,
         note="it has no setting for onnxruntime's threads, which are one a core and spin",
     ),
     "mlserver": Server(
@@ -164,6 +169,7 @@ OWN: dict[str, Server] = {
     "ours-onnxruntime-2": _own("onnxruntime", 2),
     "ours-auto-1": _own("auto", 1),
     "ours-auto-2": _own("auto", 2),
+    "ours-bentoml-2": _own("auto", 2, "bentoml"),
 }
 SERVED: dict[str, Server] = {**PEERS, **OWN}
 

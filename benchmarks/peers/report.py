@@ -92,15 +92,27 @@ def _notes(report: Report) -> list[str]:
 def _conditions(report: Report) -> str:
     where, settings, model = report["machine"], report["settings"], report["artefact"]
     versions = ", ".join(f"{name} {found}" for name, found in where["versions"].items() if found)
+    same = f"The same {model['precision']} ONNX file ({model['method']}) and tokenizer behind every server"
+    if model["method"] == "ngram":
+        same = "The same n-grams, read by our own code, behind every server"
     return (
-        f"The same {model['precision']} ONNX file ({model['method']}) and tokenizer behind every server; "
+        f"{same}; "
         f"{model['name']}, {report['data']['texts']} texts of {report['data']['name']} in rotation; closed loop of so "
         "many connections on loopback, one text a request, then one connection with lists. Labels as ours: as those of "
         f"onnxruntime in process, one text a request. Every server has the {where['usable_cores']} "
         f"cores, which the client shares. Medians of {settings['rounds']} rounds of {number(settings['seconds'])} s in "
         "which servers take turns, each started anew; ratios to the quickest peer of the same round: median and range. "
-        "CPU is user and system time of all processes of a server, memory their PSS after the load. Measured "
+        "CPU is user and system time of all processes of a server, memory their PSS after the load. The "
+        f"client took {_client(report)} µs of CPU a request of one text. Measured "
         f"{report['created'][:10]} on {where['cpu']} ({', '.join(where['flags'])}), load before "
         f"{where['load_before'][0]:.1f}, "
         f"commit {(where['commit'] or 'unknown')[:10]}; {versions}. MB are 10^6 bytes."
     )
+
+
+def _client(report: Report) -> str:
+    """From the cheapest window to the dearest."""
+    lists = f"list of {report['settings']['list']}"
+    windows = [one for row in report["rows"] for name, one in row["loads"].items() if name != lists]
+    found = [one["client_us_per_text"] for one in windows if "client_us_per_text" in one]
+    return f"{number(min(found))} to {number(max(found))}" if found else "unknown"

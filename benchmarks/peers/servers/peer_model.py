@@ -1,10 +1,13 @@
 """The model that every peer serves: the same ONNX file, tokenizer, grouping and session options as ours.
 
-Run in the peers' own environments, so it imports nothing of this project.
+Run in the peers' own environments, so it imports nothing of this project; save for n-grams, which no peer and no ONNX
+runtime has at their speed: these go through our own `serve.runtime.Session` in every server.
 """
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,26 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 Answer = dict[str, Any]  # {"label": str, "score": float}
+
+
+def open_model(folder: str | Path) -> Callable[[list[str]], list[Answer]]:
+    """Texts to the best label of each and its probability. `folder` is what `benchmarks.peers.bundle` wrote."""
+    about = json.loads((Path(folder) / "peer.json").read_text(encoding="utf-8"))
+    return NGrams(about) if "artefact" in about else Model(folder)
+
+
+class NGrams:
+    def __init__(self, about: dict[str, str]) -> None:
+        sys.path.append(about["source"])
+        from serve.runtime import Session
+
+        self.session = Session(about["artefact"])
+
+    def __call__(self, texts: list[str]) -> list[Answer]:
+        scores = self.session.predict(texts).scores
+        best = scores.argmax(axis=1).tolist()
+        labels = self.session.labels
+        return [{"label": labels[at], "score": float(row[at])} for at, row in zip(best, scores, strict=True)]
 
 
 class Model:

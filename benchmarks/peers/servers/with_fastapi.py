@@ -7,11 +7,11 @@ import os
 
 import uvicorn
 from fastapi import FastAPI
-from peer_model import Model
+from peer_model import open_model
 from pydantic import BaseModel
 
 app = FastAPI()
-model = Model(os.environ["PEER_MODEL"])
+model = open_model(os.environ["PEER_MODEL"])
 
 
 class Question(BaseModel):

@@ -7,12 +7,12 @@ import os
 from typing import Any
 
 import litserve
-from peer_model import Answer, Model
+from peer_model import Answer, open_model
 
 
 class Classifier(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
-        self.model = Model(os.environ["PEER_MODEL"])
+        self.model = open_model(os.environ["PEER_MODEL"])
 
     def decode_request(self, request: dict[str, Any]) -> list[str]:
         texts: list[str] = request["texts"]

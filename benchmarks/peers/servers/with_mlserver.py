@@ -9,12 +9,12 @@ from typing import List  # noqa: UP035  its codecs know no other spelling
 
 from mlserver import MLModel
 from mlserver.codecs import decode_args
-from peer_model import Model
+from peer_model import open_model
 
 
 class Classifier(MLModel):  # type: ignore[misc]
     async def load(self) -> bool:
-        self.model = Model(os.environ["PEER_MODEL"])
+        self.model = open_model(os.environ["PEER_MODEL"])
         return True
 
     @decode_args  # type: ignore[untyped-decorator]

@@ -6,7 +6,7 @@ https://docs.ray.io/en/latest/serve/index.html. Its batching of requests stays o
 import os
 
 import ray
-from peer_model import Answer, Model
+from peer_model import Answer, open_model
 from ray import serve
 from starlette.requests import Request
 
@@ -16,7 +16,7 @@ WORKERS = int(os.environ["PEER_WORKERS"])
 @serve.deployment(num_replicas=WORKERS, ray_actor_options={"num_cpus": 1}, max_ongoing_requests=64)
 class Classifier:
     def __init__(self) -> None:
-        self.model = Model(os.environ["PEER_MODEL"])
+        self.model = open_model(os.environ["PEER_MODEL"])
 
     async def __call__(self, request: Request) -> list[Answer]:
         question = await request.json()

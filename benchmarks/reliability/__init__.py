@@ -1,0 +1,1 @@
+"""What the service withstands, measured and judged: `python -m benchmarks.reliability`."""
