@@ -110,8 +110,9 @@ def served(artefact: Path, port: int, workers: int, server: str = "uvicorn") -> 
     return [sys.executable, "-c", OURS, str(artefact), HOST, str(port), str(workers), server]
 
 
-def _own(runtime: str, workers: int, server: str = "uvicorn") -> Server:
+def _own(runtime: str, workers: int, server: str = "uvicorn", *, parallel: int = 1) -> Server:
     many = "1 worker" if workers == 1 else f"{workers} workers"
+    many += f", {parallel} runs at once" if parallel > 1 else ""
     where = "" if server == "uvicorn" else f" in {server}"
     return Server(
         title=f"bantam{where}, {runtime}, {many}",
@@ -121,7 +122,7 @@ def _own(runtime: str, workers: int, server: str = "uvicorn") -> Server:
         labels=_scores,
         workers=workers,
         agree=0.99 if runtime == "onnxruntime" else 0.9,  # another engine rounds otherwise
-        variables=(("BANTAM_RUNTIME", runtime), ("BANTAM_THREADS", "1")),
+        variables=(("BANTAM_RUNTIME", runtime), ("BANTAM_THREADS", "1"), ("BANTAM_PARALLEL", str(parallel))),
     )
 
 
@@ -168,6 +169,7 @@ OWN: dict[str, Server] = {
     "ours-onnxruntime-1": _own("onnxruntime", 1),
     "ours-onnxruntime-2": _own("onnxruntime", 2),
     "ours-auto-1": _own("auto", 1),
+    "ours-auto-1x2": _own("auto", 1, parallel=2),
     "ours-auto-2": _own("auto", 2),
     "ours-bentoml-2": _own("auto", 2, "bentoml"),
 }
