@@ -52,11 +52,13 @@ class Answering:
         Raises Overloaded, Expired, Gone, and what is wrong with the texts or with the model.
         """
         check_inputs(question.texts, self.session.artefact.manifest.task.inputs)
-        if self.session.straight is not None:
-            return await self._straight(self.session.straight, question, deadline)
+        if (engine := self.session.straight) is not None:
+            asked = time.perf_counter()
+            return await self.aside(_size(question.texts), lambda: self._straight(engine, question, deadline, asked))
         assert self.batcher is not None, "one or the other answers"
         start = time.perf_counter()
-        encoded = await self._read(question.texts, lambda: self._encode(question))
+        size = _size(question.texts)
+        encoded = self._encode(question) if size <= INLINE else await self.aside(size, lambda: self._encode(question))
         tokenised = time.perf_counter() - start
         ticket = await self._queued(self.batcher, encoded, deadline, receive)
         if ticket.error is not None:
@@ -74,28 +76,27 @@ class Answering:
     def _encode(self, question: Question) -> Encoded:
         return self.session.pieces.encode(question.texts, truncate=question.truncate)
 
-    async def _straight(self, engine: Engine, question: Question, deadline: float | None) -> Answer:
-        asked = time.perf_counter()
+    def at_once(self, question: Question, deadline: float | None) -> Answer | None:
+        """The answer to few and short texts of n-grams; None where it takes a thread or a queue: `ask` then."""
+        engine = self.session.straight
+        if engine is None or _size(question.texts) > INLINE:
+            return None
+        check_inputs(question.texts, self.session.artefact.manifest.task.inputs)
+        return self._straight(engine, question, deadline, time.perf_counter())
 
-        def work() -> Answer:
-            start = time.perf_counter()
-            if deadline is not None and start > deadline:
-                raise Expired("the deadline passed before the text was read")
-            values, words, cut = engine.texts(question.texts)
-            truncated = cut.tolist()
-            check_whole(truncated, truncate=question.truncate, max_length=self.session.pieces.max_length)
-            values = self.session.finished(values, raw=question.raw)
-            seconds = time.perf_counter() - start
-            answer = Answer(values, words.tolist(), truncated, 0.0, start - asked, seconds)
-            self._metrics.batch(BatchFacts(answer.tokens, answer.tokens, len(truncated), seconds))
-            return answer
-
-        return await self._read(question.texts, work)
-
-    async def _read(self, texts: list[Text], work: Callable[[], Result]) -> Result:
-        """What `work` gives: at once where there is little to read, and in a thread of its own otherwise."""
-        size = sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
-        return work() if size <= INLINE else await self.aside(size, work)
+    def _straight(self, engine: Engine, question: Question, deadline: float | None, asked: float) -> Answer:
+        start = time.perf_counter()
+        if deadline is not None and start > deadline:
+            raise Expired("the deadline passed before the text was read")
+        values, words, cut = engine.texts(question.texts)
+        truncated = cut.tolist()
+        check_whole(truncated, truncate=question.truncate, max_length=self.session.pieces.max_length)
+        values = self.session.finished(values, raw=question.raw)
+        seconds = time.perf_counter() - start
+        answer = Answer(values, words.tolist(), truncated, 0.0, start - asked, seconds)
+        tokens = answer.tokens
+        self._metrics.batch(BatchFacts(tokens, tokens, len(truncated), seconds))
+        return answer
 
     async def aside(self, size: int, work: Callable[[], Result]) -> Result:
         """What `work` gives, in a thread beside the event loop; `size` in characters. Raises Overloaded."""
@@ -136,6 +137,11 @@ class Answering:
         loop = tickets[0].caller[0]
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(_tell, tickets)
+
+
+def _size(texts: list[Text]) -> int:
+    """Characters."""
+    return sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
 
 
 def _tell(tickets: list[Ticket]) -> None:

@@ -96,7 +96,7 @@ async def _answer(app: "App", this: Exchange, receive: Receive) -> None:
     if not isinstance(asked, Question):
         this.body = asked
         return
-    this.answer = await app.answering.ask(asked, deadline, receive)
+    this.answer = app.answering.at_once(asked, deadline) or await app.answering.ask(asked, deadline, receive)
     written = asked.write(this.answer)
     if isinstance(written, tuple):
         this.body, this.told = written  # of another type than the route's

@@ -27,7 +27,7 @@ class Answer:
         return sum(self.lengths)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Question:
     texts: list[Text]
     write: Callable[[Answer], Written]  # the body that answers it
