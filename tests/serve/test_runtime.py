@@ -12,7 +12,7 @@ import pytest
 from serve.artefact import ArtefactError, seal
 from serve.encode import check_inputs
 from serve.errors import BackendError, EmptyInput, InputError, TooLong
-from serve.runtime import Session, softmax
+from serve.runtime import Session, few_softmax, softmax
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -182,3 +182,12 @@ for runtime in ("onnxruntime", "openvino"):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_few_scores_are_those_of_many() -> None:
+    logits = np.random.default_rng(0).normal(0, 6, (200_000, 3)).astype(np.float32)
+    wanted = softmax(logits)
+    assert np.array_equal(np.concatenate([few_softmax(logits[at : at + 1]) for at in range(0, 20_000)]), wanted[:20_000])
+    assert np.array_equal(np.concatenate([few_softmax(logits[at : at + 5]) for at in range(0, 200_000, 5)]), wanted)
+    for bad in (np.nan, np.inf, -np.inf):
+        assert few_softmax(np.array([[0.0, bad]], np.float32)) is None

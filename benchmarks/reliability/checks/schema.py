@@ -30,7 +30,7 @@ SHOWN = 50  # failures that the report keeps
 # 422), a question that this model does not answer (424), a deadline (503). What breaks the document gets any of ours.
 SETTINGS = """
 [checks]
-positive_data_acceptance.expected-statuses = ["2xx", "404", "413", "422", "424", "429", "503"]
+positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "413", "422", "424", "429", "503"]
 negative_data_rejection.expected-statuses = ["400", "404", "405", "408", "413", "415", "422", "424", "431", "503"]
 """
 # Nobody refuses headers that he does not know.
