@@ -67,7 +67,7 @@ def costs_of(
     facts: dict[str, Any] = {"model": digest, "device": device, "threads": threads, "runtime": runtime, "alone": alone}
     facts["trial"] = [costs.GROUPS, costs.LENGTHS, costs.RAGGED, costs.SECONDS, costs.ROUNDS, pieces.max_length]
     told: dict[str, Any] = {"runtime": runtime, "alone": alone, "device": device, "threads": threads}
-    return once_a_host(place("costs", facts), Costs, lambda: _in_a_process(Costs, path, pieces, told))
+    return once_a_host(place("batches", facts), Costs, lambda: _in_a_process(Costs, path, pieces, told))
 
 
 def apart(path: Path, pieces: WordPieces, *, batch: int, device: str, threads: int) -> Choice | None:
