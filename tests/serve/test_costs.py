@@ -88,7 +88,7 @@ def test_a_session_knows_its_costs_once_they_were_measured(
     monkeypatch.setenv("BANTAM_CACHE", str(tmp_path))
     session = Session(tiny.artefact, runtime=runtime)
     found = session.costs()
-    (kept,) = (tmp_path / "costs").glob("*.json")
+    (kept,) = (tmp_path / "batches").glob("*.json")
     assert found is not None and found.lengths == (8, 16, 24)
     assert Costs.model_validate(json.loads(kept.read_text())) == found
     monkeypatch.setattr("sys.executable", "/bin/false")
