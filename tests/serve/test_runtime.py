@@ -187,7 +187,9 @@ for runtime in ("onnxruntime", "openvino"):
 def test_few_scores_are_those_of_many() -> None:
     logits = np.random.default_rng(0).normal(0, 6, (200_000, 3)).astype(np.float32)
     wanted = softmax(logits)
-    assert np.array_equal(np.concatenate([few_softmax(logits[at : at + 1]) for at in range(0, 20_000)]), wanted[:20_000])
+    assert np.array_equal(
+        np.concatenate([few_softmax(logits[at : at + 1]) for at in range(0, 20_000)]), wanted[:20_000]
+    )
     assert np.array_equal(np.concatenate([few_softmax(logits[at : at + 5]) for at in range(0, 200_000, 5)]), wanted)
     for bad in (np.nan, np.inf, -np.inf):
         assert few_softmax(np.array([[0.0, bad]], np.float32)) is None
