@@ -33,6 +33,8 @@ SECONDS = 0.03  # of work a measurement, or a single call where that takes longe
 ROUNDS = 2  # the best counts
 HOPELESS = 0.25  # of the quickest in small calls: not measured in larger ones
 NEARLY = 0.95  # of two runtimes this close the earlier candidate is taken
+EXACT = "bantam"  # its 8-bit products overflow on no processor
+OVERFLOW = "this processor has no VNNI: sums of two 8-bit products overflow in this runtime, and answers would differ"
 LENGTHS = (12, 20, 28, 48)  # word pieces of a text; few, since OpenVINO makes code for each shape that it meets
 TRIAL = 120.0  # seconds that the process which measures may take
 
@@ -121,6 +123,16 @@ def unmeasured(path: Path, *, device: str, threads: int) -> Choice:
         else:
             return Choice(runtime=name, declined=declined)
     raise AssertionError("the reference is a candidate")
+
+
+def exact(path: Path, *, device: str, threads: int) -> tuple[Choice | None, dict[str, str]]:
+    """Our engine for an INT8 file on a processor where the others' products overflow; and why they, or it, decline."""
+    lost = {name: OVERFLOW for name in CANDIDATES if name != EXACT}
+    try:
+        ENGINES[EXACT](path, device=device, threads=threads)
+    except BantamError as error:
+        return None, {EXACT: str(error), **lost}
+    return Choice(runtime=EXACT), lost
 
 
 def trial(path: Path, pieces: WordPieces, *, batch: int, device: str, threads: int) -> Choice:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from serve import machine
 from serve.artefact import Artefact, load
-from serve.choice import Choice, choose, costs_of, opened
+from serve.choice import Choice, choose, costs_of, exact, opened
 from serve.costs import Costs
 from serve.encode import Encoded, Text, WordPieces
 from serve.encoders import open_encoder
@@ -71,12 +72,25 @@ class Session:
         elif isinstance(self.pieces, NGrams) and runtime.startswith("openvino"):
             raise BackendError(f"runtime {runtime!r} does not run n-grams: {NARROW}; use 'bantam' or 'onnxruntime'")
         elif isinstance(self.pieces, WordPieces) and runtime == AUTO:
-            digest = manifest.files[manifest.models[self.model].path].sha256
-            self.choice = choose(path, digest, self.pieces, batch=self.batch, device=device, threads=threads)
-            self.choice, self._engine = opened(self.choice, path, device=device, threads=threads, callers=callers)
+            self._choose(self.pieces, callers, alone=batch == 1, named=model is not None)
         else:
             self._engine = open_engine(runtime, path, device=device, threads=threads, callers=callers)
         self.runtime = self.choice.runtime
+
+    def _choose(self, pieces: WordPieces, callers: int, *, alone: bool, named: bool) -> None:
+        """The quickest runtime; on a processor where 8-bit products of others overflow, ours or the artefact's fp32."""
+        manifest, device, threads = self.artefact.manifest, self.device, self.threads
+        found, lost = None, dict[str, str]()
+        if manifest.models[self.model].precision == "int8" and self.device == "cpu" and machine.saturates():
+            found, lost = exact(self.artefact.path(self.model), device=device, threads=threads)
+            if found is None and not named and "fp32" in manifest.models:
+                self.model = "fp32"
+                self.batch = 1 if alone else manifest.models["fp32"].batch
+        path, digest = self.artefact.path(self.model), manifest.files[manifest.models[self.model].path].sha256
+        found = found or choose(path, digest, pieces, batch=self.batch, device=device, threads=threads)
+        self.choice, self._engine = opened(found, path, device=device, threads=threads, callers=callers)
+        if lost:
+            self.choice = self.choice.model_copy(update={"declined": {**self.choice.declined, **lost}})
 
     @property
     def engine_path(self) -> str | None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,32 @@ def test_real_runtimes_are_measured_and_shown(tiny: Any, cache: Path) -> None:
     np.testing.assert_allclose(session.logits(["good", "bad"]), tiny.torch_logits(["good", "bad"]), atol=2e-4)
     (kept,) = cache.glob("*.json")
     assert json.loads(kept.read_text()) == session.choice.model_dump() == report(tiny.artefact)["here"]
+
+
+def eight_bits(tiny: Any) -> Any:
+    """The same artefact, whose manifest calls a second file INT8 and serves it."""
+    there = tiny.artefact.manifest
+    models = {**there.models, "int8": there.models["fp32"].model_copy(update={"precision": "int8", "batch": 2})}
+    return replace(tiny.artefact, manifest=there.model_copy(update={"models": models, "served": "int8"}))
+
+
+def test_without_vnni_8_bit_files_are_for_our_engine_alone(monkeypatch: pytest.MonkeyPatch, tiny: Any) -> None:
+    monkeypatch.setattr("serve.machine.flags", lambda: ["avx2"])
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    fakes(monkeypatch, bantam=runtime(0.003), onnxruntime=runtime(0.001), openvino=runtime(0.001))
+    session = Session(eight_bits(tiny), runtime="auto")
+    assert (session.runtime, session.model, session.choice.rates) == ("bantam", "int8", {})
+    assert session.choice.declined.keys() == {"onnxruntime", "openvino"}
+    assert all("overflow" in reason for reason in session.choice.declined.values())
+    monkeypatch.setattr("serve.machine.flags", lambda: ["avx2", "avx_vnni"])
+    assert Session(eight_bits(tiny), runtime="auto").runtime == "onnxruntime"
+
+
+def test_without_vnni_and_our_engine_full_precision_is_served(monkeypatch: pytest.MonkeyPatch, tiny: Any) -> None:
+    monkeypatch.setattr("serve.machine.flags", lambda: ["avx2"])
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    fakes(monkeypatch, onnxruntime=runtime(0.001))
+    session = Session(eight_bits(tiny), runtime="auto")
+    assert (session.runtime, session.model, session.batch) == ("onnxruntime", "fp32", 4)
+    assert session.choice.declined["bantam"] == "bantam is not installed"
+    assert Session(eight_bits(tiny), runtime="auto", model="int8").model == "int8"  # who names it gets it
