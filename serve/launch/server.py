@@ -62,6 +62,7 @@ def options() -> dict[str, Any]:
     """uvicorn's, beyond what `Worker` does by itself."""
     return {
         "access_log": False,
+        "log_config": None,  # see serve.telemetry.logs
         "log_level": "error",  # what it warns of is logged here too
         "lifespan": "on",
         "ws": "none",

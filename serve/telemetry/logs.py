@@ -29,6 +29,10 @@ def set_up(form: Format, stream: TextIO | None = None) -> None:
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(logging.WARNING)
     logging.getLogger("bantam").setLevel(logging.INFO)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):  # where its own set-up ran before
+        other = logging.getLogger(name)
+        other.handlers.clear()
+        other.propagate = True
 
 
 class JSONLines(logging.Formatter):

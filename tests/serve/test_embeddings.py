@@ -3,6 +3,7 @@
 import io
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,8 @@ def test_info_says_how_it_pools_in_the_words_of_its_clients(made: tuple[Artefact
     told = made[0].manifest.task.embedding
     assert told
     wanted = {"mean": "mean", "first": "cls"}[told.pooling]
-    assert info(Session(made[0]), Settings())["model_type"] == {"embedding": {"pooling": wanted}}
+    answering: Any = SimpleNamespace(batcher=None)
+    assert info(Session(made[0]), answering, Settings())["model_type"] == {"embedding": {"pooling": wanted}}
 
 
 def test_a_line_of_predictions_holds_the_vector(made: tuple[Artefact, np.ndarray], tmp_path: Path) -> None:
