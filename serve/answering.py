@@ -56,6 +56,7 @@ class Answering:
             asked = time.perf_counter()
             return await self.aside(_size(question.texts), lambda: self._straight(engine, question, deadline, asked))
         assert self.batcher is not None, "one or the other answers"
+        self.batcher.check_room(deadline)
         start = time.perf_counter()
         size = _size(question.texts)
         encoded = self._encode(question) if size <= INLINE else await self.aside(size, lambda: self._encode(question))

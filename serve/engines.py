@@ -83,11 +83,13 @@ def openvino(path: Path, *, device: str, threads: int, callers: int = 1, sparse:
     except RuntimeError as error:
         raise ArtefactError(f"openvino cannot load {path}: {' '.join(str(error).split())[:300]}") from error
     mine = threading.local()  # an infer request serves one caller at a time
+    alone = threading.Lock()  # requests at once, of shapes that are new, have stood still for good (2026.4)
 
     def run(feeds: Feeds) -> Logits:
         if not hasattr(mine, "request"):
             mine.request = compiled.create_infer_request()
-        result: Logits = mine.request.infer(feeds, share_inputs=True)[0]
+        with alone:
+            result: Logits = mine.request.infer(feeds, share_inputs=True)[0]
         return result
 
     return run

@@ -6,6 +6,7 @@ packer(costs: Costs | None, *, max_batch_tokens: int, alone: bool = False) -> Pa
 Batcher(run: Callable[[Encoded], Logits], *, packer: Packer, done: Callable[[list[Ticket]], None],
         max_queued_tokens: int, threads: int = 1, observe: Callable[[BatchFacts], None] | None = None)
     submit(encoded, caller=None, *, deadline: float | None = None) -> Ticket    raises Overloaded, NotReady
+    check_room(deadline) -> None                                      raises Overloaded
     cancel(ticket) -> None
     close() -> None
     queued_tokens: int; waiting: int                                  now

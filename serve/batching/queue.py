@@ -11,6 +11,7 @@ from serve.errors import BackendError, BantamError, Expired
 
 REMEMBERED = 0.9  # of what is known of the speed, after another run
 SOONEST, LATEST = 1.0, 60.0  # seconds after which to come again
+PATIENCE = 0.5  # of the time until a deadline: who would wait longer is told at once, not when it is over
 
 
 class Queue:
@@ -25,8 +26,8 @@ class Queue:
         self._ran, self._took = 0.0, 0.0  # tokens, and seconds of a thread
 
     def add(self, ticket: Ticket) -> bool:
-        """False where there is no room. One that is larger than all of it is taken where nothing waits."""
-        if self.waiting and self.tokens + ticket.tokens > self._max:
+        """False where there is no room, or no time. One that is larger than all of it is taken where nothing waits."""
+        if self.full(ticket.tokens, ticket.admitted, ticket.deadline):
             return False
         if self._packer.sorts and len(ticket.left) > 1:
             ticket.left.sort(key=ticket.lengths.__getitem__, reverse=True)
@@ -35,11 +36,20 @@ class Queue:
         self.waiting += 1
         return True
 
+    def full(self, tokens: int, now: float, deadline: float | None) -> bool:
+        """Whether so many tokens more have no place, or would wait too long for their deadline."""
+        if not self.waiting:
+            return False
+        late = deadline is not None and self.wait() > PATIENCE * (deadline - now)
+        return late or self.tokens + tokens > self._max
+
+    def wait(self) -> float:
+        """Seconds until what waits now is done, by the speed of the last runs; 0 where there were none."""
+        return self.tokens * self._took / (self._ran * self._threads) if self._ran else 0.0
+
     def retry_after(self) -> float:
-        """Seconds until what waits now is done, by the speed of the last runs."""
-        if not self._ran:
-            return SOONEST
-        return min(max(self.tokens * self._took / (self._ran * self._threads), SOONEST), LATEST)
+        """The same, within reason."""
+        return min(max(self.wait(), SOONEST), LATEST)
 
     def take(self, now: float, free: int) -> Run | None:
         """What a thread runs next, where `free` are free, itself among them; None where nothing waits."""

@@ -80,6 +80,11 @@ class Batcher:
             gate.release()
         return ticket
 
+    def check_room(self, deadline: float | None) -> None:
+        """Overloaded where `submit` would surely refuse: to be asked before texts are turned into tokens."""
+        if self._queue.full(1, perf_counter(), deadline):
+            raise self._overloaded()
+
     def _overloaded(self) -> Overloaded:
         after = self._queue.retry_after()
         waiting = f"{self._queue.tokens} tokens of at most {self._most} wait"

@@ -167,3 +167,12 @@ def test_come_again_when_what_waits_is_done(threads: int, wanted: float) -> None
     for _ in range(100):  # slower now
         queue.ran(1, 10.0)
     assert queue.retry_after() == pytest.approx(60.0 if threads < 100 else 30.0, rel=0.1)
+
+
+def test_who_would_wait_beyond_half_of_its_time_is_told_at_once() -> None:
+    queue = Queue(packers()["alone"], max_tokens=10_000)
+    queue.ran(100, 1.0)
+    assert queue.add(ticket(0, [300], deadline=1.0))  # nothing waits
+    assert queue.wait() == pytest.approx(3.0)
+    assert not queue.add(ticket(1, [1], deadline=5.9)) and queue.add(ticket(2, [1], deadline=6.1))
+    assert queue.add(ticket(3, [1]))
