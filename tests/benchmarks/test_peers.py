@@ -309,11 +309,23 @@ def test_a_terminated_run_ends_its_server(student: Path, data: Path, tmp_path: P
     run = subprocess.Popen([sys.executable, "-m", "benchmarks.peers", *order], cwd=root, stderr=subprocess.DEVNULL)
     watched = psutil.Process(run.pid)
     children: list[psutil.Process] = []
-    for _ in range(600):
-        children = [child for child in watched.children(recursive=True) if "serve.launch" in "".join(child.cmdline())]
-        if children:
-            break
-        time.sleep(0.05)
-    run.send_signal(signal.SIGTERM)
-    assert run.wait(30) == 143
+    try:
+        for _ in range(600):
+            children = [child for child in watched.children(recursive=True) if "serve.launch" in _command(child)]
+            if children:
+                break
+            time.sleep(0.05)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 143
+    finally:
+        run.kill()
+        run.wait()
     assert len(children) == 1 and not children[0].is_running()
+
+
+def _command(process: psutil.Process) -> str:
+    """Empty where it has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # ZombieProcess is one, too
+        return ""
