@@ -61,6 +61,7 @@ class Watch:
 
 class Connection(HttpToolsProtocol):
     settings: ClassVar[Settings]
+    ours: ClassVar[bool]  # whether the app is ours alone, see `Cycle`
     watch: ClassVar[Watch | None] = None
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -107,7 +108,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError("uvicorn stops reading at any error and calls send_400_response")
         self._in_head, self._since = False, self._watch.now
         super().on_headers_complete()
-        if self.cycle is not None:
+        if self.ours and self.cycle is not None:
             self.cycle.__class__ = Cycle  # uvicorn names its own class where it makes one
         if self._watch.ending and self.cycle is not None:
             self.cycle.keep_alive = False
@@ -196,6 +197,6 @@ class Connection(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
 
-def limited(settings: Settings) -> type[Connection]:
-    """The class for uvicorn's `http=`. It belongs to one event loop."""
-    return type("LimitedConnection", (Connection,), {"settings": settings})
+def limited(settings: Settings, *, ours: bool = False) -> type[Connection]:
+    """The class for uvicorn's `http=`. It belongs to one event loop. `ours`: no other app than ours answers there."""
+    return type("LimitedConnection", (Connection,), {"settings": settings, "ours": ours})

@@ -82,9 +82,9 @@ async def _answer(app: "App", this: Exchange, receive: Receive) -> None:
         raise BadMethod(f"{this.path} takes {route.method}, not {method}")
     if route.warm and not app.ready:
         raise NotReady("the warm-up failed" if app.failed else "the model is warming up; try again in a moment")
-    deadline = _deadline(this, app.settings.deadline)
-    body = b""
+    body, deadline = b"", None
     if route.method == "POST":
+        deadline = _deadline(this, app.settings.deadline)
         limit = app.settings.max_body
         body = await read_body(this.headers, receive, app.arriving, limit=limit, typed=not route.untyped)
         this.size, this.read = len(body), time.perf_counter()

@@ -35,7 +35,7 @@ class Worker:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         for number in stops:
             loop.add_signal_handler(number, stop.set)
-        protocol = limited(self.settings)
+        protocol = limited(self.settings, ours=True)
         config = uvicorn.Config(self.app, http=protocol, **options())
         config.load()
         lifespan = config.lifespan_class(config)
