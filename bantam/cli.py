@@ -193,6 +193,9 @@ def study(
     out: Annotated[Path, typer.Option(help="Where runs, tables and plots go.", metavar="DIR")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what DIR holds, finished runs kept.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run anew what has another recipe now.")] = False,
+    known: Annotated[
+        Path | None, typer.Option(help="A study.json: what it finished is not run again.", metavar="JSON")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once; they share the cores.")] = 1,
     spare: Annotated[float, typer.Option(min=0, help="GiB of memory to leave free.", metavar="GIB")] = 2.0,
     as_json: Json = False,
@@ -205,7 +208,7 @@ def study(
     def tell(results: dict[str, Any]) -> None:
         write_all(results, out)
 
-    results = run_study(source, out, resume=resume, force=force, at_once=jobs, spare=spare, changed=tell)
+    results = run_study(source, out, resume=resume, force=force, known=known, at_once=jobs, spare=spare, changed=tell)
     answer({"study": str(out), "arms": summary(results)}, as_json, markdown(results))
 
 

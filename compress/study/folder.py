@@ -3,7 +3,8 @@
 runs/<digest>/recipe.yaml     what the run does
               run.json        attempts: seconds, peak memory, exit code; sizes of the artefact; the last error
               log.txt         what the run said
-              manifest.json   of the finished artefact; there is one when, and only when, the run is finished
+              manifest.json   of the finished artefact; there is one when, and only when, the run is finished here
+              told.json       what another study.json tells of the run, where it was finished there
               student/        the artefact, where the study keeps them all
 """
 
@@ -20,7 +21,7 @@ from compress.study.plan import Job, Study
 from serve import artefact
 
 FORMAT = 1
-STUDY, RUN, LOG, LOCK = "study.json", "run.json", "log.txt", ".lock"
+STUDY, RUN, LOG, LOCK, TOLD = "study.json", "run.json", "log.txt", ".lock", "told.json"
 STAGES = "stages"  # what runs share that begin alike; gone when the study is whole
 DONE, FAILED, STOPPED, PENDING = "done", "failed", "stopped", "pending"
 
@@ -103,7 +104,23 @@ def has_begun(out: Path, digest: str) -> bool:
 
 
 def is_finished(out: Path, digest: str) -> bool:
-    return (place(out, digest) / artefact.MANIFEST).exists()
+    return (place(out, digest) / artefact.MANIFEST).exists() or (place(out, digest) / TOLD).exists()
+
+
+def adopt(source: Path, jobs: Sequence[Job], out: Path) -> int:
+    """Take what the study.json `source` tells of finished runs of the same recipes; how many were new here.
+
+    Raises ValueError where it is not one.
+    """
+    content = read_json(source)
+    if content.get("format") != FORMAT or not isinstance(content.get("runs"), list):
+        raise ValueError(f"{source} must be a study.json of format {FORMAT}; `bantam study` writes it beside its runs")
+    finished = {run["digest"]: run for run in content["runs"] if run["status"] == DONE}
+    wanted = [digest for digest in {job.digest: job for job in jobs} if digest in finished]
+    new = [digest for digest in wanted if not is_finished(out, digest)]
+    for digest in new:
+        write_json(place(out, digest) / TOLD, finished[digest])
+    return len(new)
 
 
 # --- one run
@@ -141,6 +158,8 @@ def told(out: Path, job: Job) -> dict[str, Any]:
     mine = read_json(folder / RUN)
     attempts = mine.get("attempts", [])
     row: dict[str, Any] = {"arm": job.arm, "task": job.task, "seed": job.seed, "digest": job.digest}
+    if (folder / TOLD).exists():
+        return read_json(folder / TOLD) | row
     if not is_finished(out, job.digest):
         status = FAILED if mine.get("error") else STOPPED if has_begun(out, job.digest) else PENDING
         return row | {"status": status} | ({"error": mine["error"]} if mine.get("error") else {})

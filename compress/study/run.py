@@ -21,21 +21,25 @@ def run_study(
     *,
     resume: bool = False,
     force: bool = False,
+    known: Path | None = None,
     at_once: int = 1,
     spare: float = 2.0,
     changed: Changed = lambda content: None,
 ) -> dict[str, Any]:
     """Run the study in the file `source` in the folder `out`; the content of its study.json.
 
-    `at_once` runs share the cores; another one is begun only while `spare` GiB of memory stay free. `changed` is
-    called with that content whenever a run is over. Raises ValueError before any training for what a user can
-    mend, and at the end when runs failed; KeyboardInterrupt when a signal came, after the runs saved.
+    `known` is a study.json whose finished runs of the same recipes are taken as it tells them. `at_once` runs share the
+    cores; another one is begun only while `spare` GiB of memory stay free. `changed` is called with that content
+    whenever a run is over. Raises ValueError before any training for what a user can mend, and at the end when runs
+    failed; KeyboardInterrupt when a signal came, after the runs saved.
     """
     study = Study.read(source)
     planned = jobs(study, source.parent)
     with held(out) as lock:
         for note in [*overruled(study), *folder.claim(study, planned, out, resume=resume, force=force)]:
             say(f"note: {note}")
+        if known is not None:
+            say(f"note: {folder.adopt(known, planned, out)} runs are taken from {known}")
         distinct = [*{job.digest: job for job in reversed(planned)}.values()][::-1]  # the first arm of those that share
         left = [job for job in distinct if not folder.is_finished(out, job.digest)]
         say(summary(planned, distinct, left))

@@ -85,6 +85,28 @@ def test_a_study_may_grow(write_study: Write, tmp_path: Path, capfd: pytest.Capt
     assert "6 runs are new in the study" in capfd.readouterr().err
 
 
+def test_what_another_study_has_finished_is_not_run_again(write_study: Write, tmp_path: Path) -> None:
+    before = run_study(write_study(("seeds: [0, 1]\n", "seeds: [0]\n")), tmp_path / "before")
+    known, out = tmp_path / "results.json", tmp_path / "out"
+    known.write_text(json.dumps(before), encoding="utf-8")
+    changed = write_study(("0.25", "0.125"))
+    content = run_study(changed, out, known=known)
+    assert values(content) == {
+        "dense/cola/0": 0.5, "sparse/cola/0": 0.125, "dense/sst2/0": 0.5, "sparse/sst2/0": 0.125,
+        "dense/cola/1": 0.51, "sparse/cola/1": 0.135,
+    }  # fmt: skip
+    assert attempts(out) == 4 and content["runs"][0] == before["runs"][0]
+    assert run_study(changed, out, resume=True)["runs"] == content["runs"] and attempts(out) == 4
+
+
+@pytest.mark.parametrize("content", ["{}", '{"format": 2, "runs": []}', "{"])
+def test_what_is_known_must_be_a_study(content: str, write_study: Write, tmp_path: Path) -> None:
+    (tmp_path / "known.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"known.json (must be a study.json of format 1|is damaged)"):
+        run_study(write_study(), tmp_path / "out", known=tmp_path / "known.json")
+    assert attempts(tmp_path / "out") == 0
+
+
 def test_a_changed_recipe_is_told_and_runs_anew_only_on_demand(write_study: Write, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_study(write_study(), out)
