@@ -23,7 +23,8 @@ TABLES = {
 @pytest.fixture(scope="module")
 def student(toy_settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     out = tmp_path_factory.mktemp("cli") / "student"
-    quick = ["stages.0.epochs=1", "stages.0.evaluations=1", "teacher.epochs=1", "export.int8=[static]"]
+    # It must have learnt: where every text is a toss-up, rounding to INT8 changes labels on some processors.
+    quick = ["stages.0.epochs=1", "stages.0.evaluations=1", "stages.0.lr=0.003", "export.int8=[static]"]
     result = bantam("compress", "demo", "--out", str(out), "--json", *sets([*toy_settings, *quick]))
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1])["artefact"] == str(out)
