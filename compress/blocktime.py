@@ -122,8 +122,9 @@ def measured(model: nn.Module, setting: Setting) -> Costs:
     stacks += [[(h, 0)] for h in head_grid[1:]] + [[(0, f)] for f in neuron_grid[1:]]
     found = times(model, stacks, setting)
     nothing, norm, *rest = found
-    attention = rising([0.0, *(t - norm for t in rest[: len(head_grid) - 1])])
-    ffn = rising([0.0, *(t - norm for t in rest[len(head_grid) - 1 :])])
+    beyond = [max(t - norm, 0.0) for t in rest]  # too small a block to be told from none may seem to cost less
+    attention = rising([0.0, *beyond[: len(head_grid) - 1]])
+    ffn = rising([0.0, *beyond[len(head_grid) - 1 :]])
     return Costs(
         max(norm - nothing, 0.0),
         tuple(zip(head_grid, attention, strict=True)),

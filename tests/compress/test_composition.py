@@ -116,7 +116,8 @@ def test_cached_logits_give_the_same_loss_as_the_live_teacher(student: Any, teac
         train(run, data, TrainRecipe(lr=1e-3), folder=folder, evaluate=lambda _: 0.0, title="", teacher_logits=cached)
         assert (run.teacher_logits is not None) == bool(cached)
         weights.append(flat(run.model))
-    assert torch.allclose(*weights, atol=1e-4)
+    # Adam turns a rounding of a gradient that is 0 but for that, such as a key's bias, into a tenth of a step of 1e-3.
+    assert torch.allclose(*weights, atol=5e-4)
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 3), ("last", 12)])

@@ -331,6 +331,16 @@ def test_a_second_stage_takes_the_cut_model(priced: None, teacher: Any, tmp_path
     assert LINEAR.stack(widths(run.model)) <= 0.6 * before + 1e-9
 
 
+def test_a_block_that_seems_to_cost_less_than_none_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stacks (none, an empty block, 1 to 4 heads, neurons) the first head was timed below the empty block."""
+    monkeypatch.setattr(blocktime, "NEURONS", 4)
+    monkeypatch.setattr(
+        blocktime, "times", lambda _, stacks, __: [1.0, 2.0, 1.9, *(2.0 + n for n in range(len(stacks) - 3))]
+    )
+    found = blocktime.measured(tiny("bert"), Setting(length=16, batch=2))
+    assert [time for _, time in found.attention[:3]] == [0, 0, 0] and found.norm == 1 and found.attention[-1][1] == 2
+
+
 def test_times_are_measured_once_for_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real files in onnxruntime: wider is never faster, and the second time comes from the cache."""
     monkeypatch.setenv("BANTAM_CACHE", str(tmp_path))
