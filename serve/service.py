@@ -6,7 +6,7 @@ import bentoml
 import uvicorn
 
 from serve.app import App
-from serve.connection import limited
+from serve.http.connection import limited
 from serve.settings import from_environment
 from serve.telemetry import logs
 
