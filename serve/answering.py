@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from serve.batching import Batcher, Ticket, packer
 from serve.body import Gone, Receive
@@ -19,6 +19,7 @@ from serve.question import Answer, Question
 from serve.runtime import Session
 from serve.settings import Settings
 from serve.telemetry.metrics import Metrics
+from serve.together import Together, Turn
 
 INLINE = 8_192  # characters of a request that are read on the event loop; more would keep its other callers waiting
 ASIDE = 16_000_000  # characters of all requests that may wait to be read beside it
@@ -46,7 +47,13 @@ class Answering:
         self._aside = ThreadPoolExecutor(1, "aside")
         self._characters = 0  # that wait there
         self.batcher: Batcher | None = None
-        if session.straight is None:
+        self._together: Together | None = None
+        if (engine := session.straight) is not None:
+            self._together = Together(
+                lambda turns: self._several(engine, turns),
+                lambda turn: self._straight(engine, turn.question, turn.deadline, turn.asked),
+            )
+        else:
             self.batcher = Batcher(
                 session.run,
                 packer=packer(costs, max_batch_tokens=settings.max_batch_tokens, alone=session.batch == 1),
@@ -76,30 +83,36 @@ class Answering:
         if self.batcher is not None:
             self.batcher.check_room(deadline)
 
-    def queued(self, question: Question, deadline: float | None, told: Callable[[Ticket], None]) -> Ticket:
-        """Of a question that `at_once` does not answer, and that is short: `told` is called on this event loop, once
-        the ticket ends. Raises Overloaded, and what is wrong with the texts.
+    def queued(self, question: Question, deadline: float | None, told: Callable[[Any], None]) -> Ticket | Turn:
+        """A short question's place: `told` is called with it on this event loop, once it has ended. Raises Overloaded,
+        and what is wrong with the texts.
         """
         check_inputs(question.texts, self.session.artefact.manifest.task.inputs)
+        if self._together is not None:
+            return self._together.add(question, deadline, told)
         start = time.perf_counter()
         return self._submit(self._encode(question), deadline, start, told)
 
-    def collected(self, question: Question, ticket: Ticket) -> Answer:
-        """What came of a ticket. Raises what went wrong with it."""
-        self._gauge()
+    def collected(self, question: Question, ticket: Ticket | Turn) -> Answer:
+        """What came of it. Raises what went wrong with it."""
         if ticket.error is not None:
             raise ticket.error
+        if isinstance(ticket, Turn):
+            assert ticket.answer is not None, "a turn ends with one of both"
+            return ticket.answer
+        self._gauge()
         assert ticket.values is not None, "a ticket ends with one of both"
         values, caller = self.session.finished(ticket.values, raw=question.raw), ticket.caller
         return Answer(
             values, ticket.lengths, ticket.encoded.truncated, caller.tokenised, ticket.queued, ticket.inference
         )
 
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket | Turn) -> None:
         """Nobody waits for it any more."""
-        assert self.batcher is not None, "it gave the ticket"
-        self.batcher.cancel(ticket)
-        self._gauge()
+        if isinstance(ticket, Ticket):
+            assert self.batcher is not None, "it gave the ticket"
+            self.batcher.cancel(ticket)
+            self._gauge()
 
     def close(self) -> None:
         """Answer what was admitted, then end the threads. Waits for that."""
@@ -131,6 +144,24 @@ class Answering:
         tokens = sum(lengths)
         self._metrics.straight(tokens=tokens, texts=len(truncated), seconds=seconds)
         return Answer(values, lengths, truncated, 0.0, start - asked, seconds)
+
+    def _several(self, engine: Engine, turns: list[Turn]) -> list[Answer]:
+        """Of questions that may be answered by one call; whatever is out of the ordinary with one of them raises."""
+        start = time.perf_counter()
+        values, words, cut = engine.texts([text for turn in turns for text in turn.question.texts])
+        truncated, lengths = cut.tolist(), words.tolist()
+        scores = self.session.finished(values, raw=False)
+        seconds = time.perf_counter() - start
+        answers, at = list[Answer](), 0
+        for turn in turns:
+            question, first = turn.question, at
+            at += len(question.texts)
+            cuts = truncated[first:at]
+            if question.raw or (turn.deadline is not None and start > turn.deadline) or True in cuts:
+                raise ValueError("out of the ordinary")
+            answers.append(Answer(scores[first:at], lengths[first:at], cuts, 0.0, start - turn.asked, seconds))
+        self._metrics.straight(tokens=sum(lengths), texts=len(lengths), seconds=seconds)
+        return answers
 
     async def aside(self, size: int, work: Callable[[], Result]) -> Result:
         """What `work` gives, in a thread beside the event loop; `size` in characters. Raises Overloaded."""

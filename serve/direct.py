@@ -1,7 +1,8 @@
 """Our own app on our own connections: what can be answered at once is answered in the event loop's callback.
 
-No task, no scope, no messages. A request that needs the model waits as a ticket in its queue; only bodies that are
-large, or come in pieces, get a task, in which ASGI's way is taken from there on.
+No task, no scope, no messages. A request that needs the model has a place in its queue, or in the next call of a model
+that takes microseconds; only bodies that are large, or come in pieces, get a task, in which ASGI's way is taken from
+there on.
 """
 
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from serve.http.head import STATUS
 from serve.http.request import Request
 from serve.outcome import Exchange
 from serve.question import Question
+from serve.together import Turn
 
 if TYPE_CHECKING:
     from serve.app import App
@@ -27,7 +29,7 @@ class Direct:
         self._app, self._connection = app, connection
         self._this: Exchange | None = None  # under way
         self._asked: Question | None = None  # that is in the model's queue
-        self._ticket: Ticket | None = None
+        self._ticket: Ticket | Turn | None = None
         self._receive: Receiver | None = None  # of the task that answers it
 
     def begin(self, request: Request) -> None:
@@ -62,14 +64,14 @@ class Direct:
             exchange.left(self._app, this)
 
     def _answer(self, this: Exchange, request: Request, body: bytes) -> None:
-        asked = exchange.answered(self._app, this, body)
+        asked = exchange.understood(self._app, this, body)
         if asked is not None:
             self._asked = asked
             self._ticket = exchange.queued(self._app, this, asked, lambda ticket: self._told(ticket, request))
         if self._ticket is None:
             self._end(this, request)
 
-    def _told(self, ticket: Ticket, request: Request) -> None:
+    def _told(self, ticket: Ticket | Turn, request: Request) -> None:
         this, asked = self._this, self._asked
         if ticket is not self._ticket or this is None or asked is None:
             return  # the client has left

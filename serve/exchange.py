@@ -7,7 +7,7 @@ Its steps are functions that wait for nothing. `exchange` puts them together for
 import time
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from serve.access import keys
 from serve.batching import Ticket
@@ -16,6 +16,7 @@ from serve.errors import BadField, BadMethod, BantamError, NotFound, NotReady
 from serve.http.head import lines, pairs
 from serve.outcome import NOWHERE, Exchange, Pairs, count, fail, refuse
 from serve.question import Answer, Question
+from serve.together import Turn
 
 if TYPE_CHECKING:
     from serve.app import App
@@ -123,23 +124,19 @@ def admitted(app: "App", this: Exchange) -> bool:
 
 
 @settled
-def answered(app: "App", this: Exchange, body: bytes) -> Question | None:
-    """Answer a body that is whole and short; a question where the model has to be waited for."""
-    asked = _read(app, this, body)
-    if asked is None or (answer := app.answering.at_once(asked, this.deadline)) is None:
-        return asked
-    _write(this, asked, answer)
-    return None
+def understood(app: "App", this: Exchange, body: bytes) -> Question | None:
+    """What a body that is whole and short asks of the model; None where it has its answer."""
+    return _read(app, this, body)
 
 
 @settled
-def queued(app: "App", this: Exchange, asked: Question, told: Callable[[Ticket], None]) -> Ticket:
+def queued(app: "App", this: Exchange, asked: Question, told: Callable[[Any], None]) -> Ticket | Turn:
     """A place in the model's queue; `told` is called on the event loop once it ends, unless it is cancelled."""
     return app.answering.queued(asked, this.deadline, told)
 
 
 @settled
-def collected(app: "App", this: Exchange, asked: Question, ticket: Ticket) -> None:
+def collected(app: "App", this: Exchange, asked: Question, ticket: Ticket | Turn) -> None:
     """Write what the model gave."""
     _write(this, asked, app.answering.collected(asked, ticket))
 

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from uvicorn.server import ServerState
 from serve.app import App, create_app
 from serve.http.connection import limited
 from serve.ngram.words import characters
+from serve.runtime import Session
 from serve.settings import Settings
 from tests.serve.ngram.models import artefact, model
 from tests.serve.test_app import collector  # noqa: F401  a warm app changes its process
@@ -160,3 +163,87 @@ def test_answers_are_asgis_byte_for_byte(app: App, name: str) -> None:
     asgi, direct = asyncio.run(both())
     assert asgi.startswith(b"HTTP/1.1 ")
     assert direct == asgi
+
+
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written = b""
+
+    def write(self, part: bytes) -> None:
+        self.written += part
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def ngrams(tmp_path: Path) -> Iterator[App]:
+    app = create_app(Settings(artefact=str(artefact(tmp_path / "ngrams", model(characters())).root)))
+    app.warm_up()
+    yield app
+    app.close()
+
+
+def test_ngrams_that_come_together_share_a_call_and_no_fate(ngrams: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong ones among them get their errors, raw ones their logits; those alone get the same."""
+    calls, engine = list[int](), ngrams.session.straight
+    assert engine is not None
+    real = engine.texts
+    monkeypatch.setattr(engine, "texts", lambda texts: calls.append(len(texts)) or real(texts))
+    good = [asks("a good film"), asks([["a"], ["dull dull film"]]), asks("great")]
+    odd = [asks("film " * 400), asks("bad", raw_scores=True), asks(" "), asks("film " * 400, truncate=True)]
+
+    async def answers(bodies: list[bytes]) -> list[bytes]:
+        loop, state = asyncio.get_running_loop(), ServerState()
+        protocol = limited(ngrams.settings, direct=ngrams.direct)
+        wires = [Wire() for _ in bodies]
+        for wire, body in zip(wires, bodies, strict=True):
+            connection = protocol(None, state, {}, loop)
+            connection.connection_made(wire)  # type: ignore[arg-type]
+            connection.data_received(request("/predict", body))
+        await asyncio.sleep(0.01)
+        assert protocol.watch
+        protocol.watch.close()
+        return [plain(wire.written) for wire in wires]
+
+    together = asyncio.run(answers(good))
+    assert calls == [4]
+    assert all(one.startswith(b"HTTP/1.1 200") for one in together)
+    mixed = asyncio.run(answers(good + odd))
+    assert [one[9:12] for one in mixed] == [b"200"] * 3 + [b"422", b"200", b"400", b"200"]
+    assert mixed[:3] == together
+    assert mixed == [asyncio.run(answers([body]))[0] for body in good + odd]
+
+
+def test_who_leaves_the_queue_is_never_run_and_counted(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, ran, run = threading.Event(), list[int](), Session.run
+
+    def slow(self: Session, encoded: Any) -> Any:
+        assert release.wait(20)
+        ran.append(len(encoded))
+        return run(self, encoded)
+
+    monkeypatch.setattr(Session, "run", slow)
+    app = create_app(Settings(artefact=str(tiny.artefact.root)))
+    app.warm_up()
+
+    async def scenario() -> bytes:
+        async with listening(app, direct=True) as port:
+            stays = asyncio.create_task(said(port, [GOOD, LAST]))
+            await asyncio.sleep(0.1)
+            _, leaves = await asyncio.open_connection("127.0.0.1", port)
+            leaves.write(GOOD)
+            await asyncio.sleep(0.1)
+            leaves.close()
+            await asyncio.sleep(0.1)
+            release.set()
+            return await stays
+
+    assert asyncio.run(scenario()).startswith(b"HTTP/1.1 200")
+    page = app.metrics.text().decode()
+    app.close()
+    assert ran == [1]
+    assert 'bantam_cancelled_total{model="Tiny Model"} 1.0' in page
+    assert 'bantam_requests_in_progress{model="Tiny Model"} 0.0' in page
