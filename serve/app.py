@@ -134,6 +134,10 @@ class App:
             return found
         return next((self._routes[above] for above in self._above if path.startswith(above)), NOWHERE)
 
+    def knows(self, path: str) -> bool:
+        """Whether it answers that path with more than an error."""
+        return self.started and self.route(path) is not NOWHERE
+
     def direct(self, connection: Connection) -> Direct:
         """What answers the requests of one of our own connections without ASGI."""
         return Direct(self, connection)

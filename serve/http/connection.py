@@ -39,11 +39,29 @@ class Handler(Protocol):
         """The client has left, or was cut off."""
 
 
+class Either:
+    """Requests for some paths to one handler, for others to another."""
+
+    def __init__(self, mine: Callable[[str], bool], ours: Handler, others: Handler) -> None:
+        self._mine, self._ours, self._others = mine, ours, others
+        self._now = others  # whose request is under way
+
+    def begin(self, request: Request) -> None:
+        self._now = self._ours if self._mine(request.head.path) else self._others
+        self._now.begin(request)
+
+    def more(self, request: Request) -> None:
+        self._now.more(request)
+
+    def gone(self) -> None:
+        self._now.gone()
+
+
 class Connection(asyncio.Protocol):
     """Made as uvicorn makes what it takes for `http=`."""
 
     settings: ClassVar[Settings]
-    direct: ClassVar[Callable[["Connection"], Handler] | None]  # who answers without ASGI
+    made: ClassVar[Callable[["Connection", Any, dict[str, Any]], Handler]]
     watch: ClassVar[Watch | None] = None
     transport: asyncio.Transport
 
@@ -57,8 +75,7 @@ class Connection(asyncio.Protocol):
         assert self.watch is not None
         self._watch = self.watch
         self.reader = Reader(self._watch, self.settings.max_head)
-        direct = type(self).direct
-        self.handler: Handler = ASGI(self, config, app_state) if direct is None else direct(self)
+        self.handler = type(self).made(self, config, app_state)
         self.lost = False
         self._turn, self._advancing, self._later = 0, False, False
         self._deaf = self._read_paused = self._write_paused = self._too_many = False
@@ -229,7 +246,21 @@ class Connection(asyncio.Protocol):
         self.advance()
 
 
-def limited(settings: Settings, *, direct: Callable[[Connection], Handler] | None = None) -> type[Connection]:
-    """The class for uvicorn's `http=`. It belongs to one event loop. `direct`: who answers in the app's stead."""
-    wanted = None if direct is None else staticmethod(direct)
-    return type("LimitedConnection", (Connection,), {"settings": settings, "direct": wanted})
+def limited(
+    settings: Settings,
+    *,
+    direct: Callable[[Connection], Handler] | None = None,
+    mine: Callable[[str], bool] | None = None,
+) -> type[Connection]:
+    """The class for uvicorn's `http=`. It belongs to one event loop. `direct` answers in the app's stead, all paths or
+    those that are `mine`.
+    """
+
+    def made(connection: Connection, config: Any, state: dict[str, Any]) -> Handler:
+        if direct is None:
+            return ASGI(connection, config, state)
+        if mine is None:
+            return direct(connection)
+        return Either(mine, direct(connection), ASGI(connection, config, state))
+
+    return type("LimitedConnection", (Connection,), {"settings": settings, "made": staticmethod(made)})

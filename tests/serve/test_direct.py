@@ -165,6 +165,27 @@ def test_answers_are_asgis_byte_for_byte(app: App, name: str) -> None:
     assert direct == asgi
 
 
+def test_paths_that_are_not_ours_go_to_the_app_around_it(app: App) -> None:
+    """As in BentoML, which has pages of its own."""
+
+    async def around(scope: Any, receive: Any, send: Any) -> None:
+        body = scope["path"].encode()
+        await send({"type": "http.response.start", "status": 203, "headers": [(b"x", b"y")]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def scenario() -> bytes:
+        state, loop = ServerState(), asyncio.get_running_loop()
+        protocol = limited(app.settings, direct=app.direct, mine=app.knows)
+        config = uvicorn.Config(around, access_log=False, log_config=None)
+        server = await loop.create_server(lambda: protocol(config, state, {}, loop), "127.0.0.1", 0)
+        async with server:
+            return await said(server.sockets[0].getsockname()[1], [GOOD + request("/around"), LAST])
+
+    answers = asyncio.run(scenario()).split(b"HTTP/1.1 ")[1:]
+    assert [one[:3] for one in answers] == [b"200", b"203", b"200"]
+    assert answers[1].endswith(b"transfer-encoding: chunked\r\n\r\n7\r\n/around\r\n0\r\n\r\n")
+
+
 class Wire:
     """A transport that keeps what is written."""
 
