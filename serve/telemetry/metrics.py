@@ -116,7 +116,7 @@ class Metrics:
             self._runs(tokens, tokens, texts, seconds)
 
     def _plan(self) -> None:
-        """Many requests are counted in a fifth of the time that each takes alone."""
+        """Together they take 0.4 of the time that each takes alone."""
         if len(self._answered) < TOGETHER:
             with suppress(RuntimeError):  # no event loop
                 asyncio.get_running_loop().call_later(SOON, self.flush)
