@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from serve.batching import Batcher, BatchFacts, Ticket, packer
+from serve.batching import Batcher, Ticket, packer
 from serve.body import Gone, Receive
 from serve.costs import Costs
 from serve.encode import Encoded, Text, check_inputs
@@ -18,10 +19,20 @@ from serve.question import Answer, Question
 from serve.runtime import Session
 from serve.settings import Settings
 from serve.telemetry.metrics import Metrics
+from serve.together import Together, Turn
 
 INLINE = 8_192  # characters of a request that are read on the event loop; more would keep its other callers waiting
 ASIDE = 16_000_000  # characters of all requests that may wait to be read beside it
 Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who waits for a ticket."""
+
+    loop: asyncio.AbstractEventLoop
+    told: Callable[[Ticket], None]  # there, once it has ended
+    tokenised: float  # seconds of turning its texts into tokens
 
 
 class Answering:
@@ -36,7 +47,13 @@ class Answering:
         self._aside = ThreadPoolExecutor(1, "aside")
         self._characters = 0  # that wait there
         self.batcher: Batcher | None = None
-        if session.straight is None:
+        self._together: Together | None = None
+        if (engine := session.straight) is not None:
+            self._together = Together(
+                lambda turns: self._several(engine, turns),
+                lambda turn: self._straight(engine, turn.question, turn.deadline, turn.asked),
+            )
+        else:
             self.batcher = Batcher(
                 session.run,
                 packer=packer(costs, max_batch_tokens=settings.max_batch_tokens, alone=session.batch == 1),
@@ -55,18 +72,47 @@ class Answering:
         if (engine := self.session.straight) is not None:
             asked = time.perf_counter()
             return await self.aside(_size(question.texts), lambda: self._straight(engine, question, deadline, asked))
-        assert self.batcher is not None, "one or the other answers"
-        self.batcher.check_room(deadline)
+        self.check_room(deadline)
         start = time.perf_counter()
         size = _size(question.texts)
         encoded = self._encode(question) if size <= INLINE else await self.aside(size, lambda: self._encode(question))
-        tokenised = time.perf_counter() - start
-        ticket = await self._queued(self.batcher, encoded, deadline, receive)
+        return self.collected(question, await self._waited(encoded, deadline, start, receive))
+
+    def check_room(self, deadline: float | None) -> None:
+        """Overloaded where a question would surely be refused: to be asked before anything is done for it."""
+        if self.batcher is not None:
+            self.batcher.check_room(deadline)
+
+    def queued(self, question: Question, deadline: float | None, told: Callable[[Any], None]) -> Ticket | Turn:
+        """A short question's place: `told` is called with it on this event loop, once it has ended. Raises Overloaded,
+        and what is wrong with the texts.
+        """
+        check_inputs(question.texts, self.session.artefact.manifest.task.inputs)
+        if self._together is not None:
+            return self._together.add(question, deadline, told)
+        start = time.perf_counter()
+        return self._submit(self._encode(question), deadline, start, told)
+
+    def collected(self, question: Question, ticket: Ticket | Turn) -> Answer:
+        """What came of it. Raises what went wrong with it."""
         if ticket.error is not None:
             raise ticket.error
+        if isinstance(ticket, Turn):
+            assert ticket.answer is not None, "a turn ends with one of both"
+            return ticket.answer
+        self._gauge()
         assert ticket.values is not None, "a ticket ends with one of both"
-        values = self.session.finished(ticket.values, raw=question.raw)
-        return Answer(values, encoded.lengths(), encoded.truncated, tokenised, ticket.queued, ticket.inference)
+        values, caller = self.session.finished(ticket.values, raw=question.raw), ticket.caller
+        return Answer(
+            values, ticket.lengths, ticket.encoded.truncated, caller.tokenised, ticket.queued, ticket.inference
+        )
+
+    def cancel(self, ticket: Ticket | Turn) -> None:
+        """Nobody waits for it any more."""
+        if isinstance(ticket, Ticket):
+            assert self.batcher is not None, "it gave the ticket"
+            self.batcher.cancel(ticket)
+            self._gauge()
 
     def close(self) -> None:
         """Answer what was admitted, then end the threads. Waits for that."""
@@ -94,10 +140,28 @@ class Answering:
         check_whole(truncated, truncate=question.truncate, max_length=self.session.pieces.max_length)
         values = self.session.finished(values, raw=question.raw)
         seconds = time.perf_counter() - start
-        answer = Answer(values, words.tolist(), truncated, 0.0, start - asked, seconds)
-        tokens = answer.tokens
-        self._metrics.batch(BatchFacts(tokens, tokens, len(truncated), seconds))
-        return answer
+        lengths = words.tolist()
+        tokens = sum(lengths)
+        self._metrics.straight(tokens=tokens, texts=len(truncated), seconds=seconds)
+        return Answer(values, lengths, truncated, 0.0, start - asked, seconds)
+
+    def _several(self, engine: Engine, turns: list[Turn]) -> list[Answer]:
+        """Of questions that may be answered by one call; whatever is out of the ordinary with one of them raises."""
+        start = time.perf_counter()
+        values, words, cut = engine.texts([text for turn in turns for text in turn.question.texts])
+        truncated, lengths = cut.tolist(), words.tolist()
+        scores = self.session.finished(values, raw=False)
+        seconds = time.perf_counter() - start
+        answers, at = list[Answer](), 0
+        for turn in turns:
+            question, first = turn.question, at
+            at += len(question.texts)
+            cuts = truncated[first:at]
+            if question.raw or (turn.deadline is not None and start > turn.deadline) or True in cuts:
+                raise ValueError("out of the ordinary")
+            answers.append(Answer(scores[first:at], lengths[first:at], cuts, 0.0, start - turn.asked, seconds))
+        self._metrics.straight(tokens=sum(lengths), texts=len(lengths), seconds=seconds)
+        return answers
 
     async def aside(self, size: int, work: Callable[[], Result]) -> Result:
         """What `work` gives, in a thread beside the event loop; `size` in characters. Raises Overloaded."""
@@ -109,47 +173,59 @@ class Answering:
         finally:
             self._characters -= size
 
-    async def _queued(self, batcher: Batcher, encoded: Encoded, deadline: float | None, receive: Receive) -> Ticket:
+    def _submit(self, encoded: Encoded, deadline: float | None, start: float, told: Callable[[Ticket], None]) -> Ticket:
+        assert self.batcher is not None, "n-grams on our own code have no queue"
+        caller = Caller(asyncio.get_running_loop(), told, time.perf_counter() - start)
+        ticket = self.batcher.submit(encoded, caller, deadline=deadline)
+        self._gauge()
+        return ticket
+
+    async def _waited(self, encoded: Encoded, deadline: float | None, start: float, receive: Receive) -> Ticket:
+        """A ticket that has ended. Raises Gone where its client did not wait for it."""
+        assert self.batcher is not None, "n-grams on our own code have no queue"
         loop = asyncio.get_running_loop()
-        told: asyncio.Future[None] = loop.create_future()
+        ended: asyncio.Future[None] = loop.create_future()
         # Nobody looks out for the client of a request that runs at once: that would cost more than it could save.
-        waits = not batcher.idle
-        ticket = batcher.submit(encoded, (loop, told), deadline=deadline)
-        self._gauge(batcher)
-        watch = loop.create_task(_left(receive, told)) if waits else None
+        waits = not self.batcher.idle
+        ticket = self._submit(encoded, deadline, start, lambda _: _tell(ended))
+        watch = loop.create_task(_left(receive, ended)) if waits else None
         try:
-            await told
+            await ended
         except BaseException:
-            batcher.cancel(ticket)
+            self.cancel(ticket)
             raise
         finally:
             if watch is not None:
                 watch.cancel()
-            self._gauge(batcher)
         return ticket
 
-    def _gauge(self, batcher: Batcher) -> None:
-        self._metrics.queued_tokens.set(batcher.queued_tokens)
-        self._metrics.waiting.set(batcher.waiting)
+    def _gauge(self) -> None:
+        if self.batcher is not None:
+            self._metrics.queued_tokens.set(self.batcher.queued_tokens)
+            self._metrics.waiting.set(self.batcher.waiting)
 
     @staticmethod
     def _ended(tickets: list[Ticket]) -> None:
         """In a model's thread: wake the event loop once for all that ended together."""
-        loop = tickets[0].caller[0]
         with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(_tell, tickets)
+            tickets[0].caller.loop.call_soon_threadsafe(_told, tickets)
 
 
 def _size(texts: list[Text]) -> int:
     """Characters."""
-    return sum(len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts)
+    if len(texts) == 1 and isinstance(first := texts[0], str):  # nearly always
+        return len(first)
+    return sum([len(text) if isinstance(text, str) else len(text[0]) + len(text[1]) for text in texts])
 
 
-def _tell(tickets: list[Ticket]) -> None:
+def _told(tickets: list[Ticket]) -> None:
     for ticket in tickets:
-        told = ticket.caller[1]
-        if not told.done():
-            told.set_result(None)
+        ticket.caller.told(ticket)
+
+
+def _tell(ended: "asyncio.Future[None]") -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 async def _left(receive: Receive, told: "asyncio.Future[None]") -> None:

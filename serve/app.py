@@ -18,8 +18,12 @@ from serve.access.rates import Rates
 from serve.answering import Answering
 from serve.artefact import Artefact
 from serve.body import Arriving, Receive, Scope, Send
-from serve.exchange import NOWHERE, exchange
+from serve.direct import Direct
+from serve.exchange import exchange
+from serve.http.connection import Connection
+from serve.http.head import lines
 from serve.info import version_here
+from serve.outcome import NOWHERE
 from serve.pages import pages
 from serve.protocols.paths import routes
 from serve.question import Context, Route
@@ -75,7 +79,10 @@ class App:
         self._costs = session.costs()
         self.context = context(session, settings)
         found = {**pages(self), **routes(self.context)}
-        self._routes = {path: replace(route, name=route_of(path)) for path, route in found.items()}
+        self._routes = {
+            path: replace(route, name=route_of(path), head=lines([(b"content-type", route.kind), *route.headers]))
+            for path, route in found.items()
+        }
         self._above = sorted((path for path in found if path.endswith("/") and path != "/"), key=len, reverse=True)
 
     def start(self) -> None:
@@ -126,6 +133,14 @@ class App:
         if found is not None:
             return found
         return next((self._routes[above] for above in self._above if path.startswith(above)), NOWHERE)
+
+    def knows(self, path: str) -> bool:
+        """Whether it answers that path with more than an error."""
+        return self.started and self.route(path) is not NOWHERE
+
+    def direct(self, connection: Connection) -> Direct:
+        """What answers the requests of one of our own connections without ASGI."""
+        return Direct(self, connection)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

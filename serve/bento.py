@@ -13,7 +13,7 @@ from serve.artefact import MANIFEST, Artefact, load
 from serve.errors import ArtefactError, InputError
 
 PACKAGE = Path(__file__).parent
-FOLDERS = (".", "access", "batching", "engine", "ngram", "openapi", "protocols", "telemetry")
+FOLDERS = (".", "access", "batching", "engine", "http", "ngram", "openapi", "protocols", "telemetry")
 SOURCES = (*(f"{folder}/*.py" for folder in FOLDERS), "page/*")
 LEAKS = re.compile(rb"--?(?:extra-)?index-url|--find-links|--trusted-host|^-[if] |file://", re.MULTILINE)
 

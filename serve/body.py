@@ -22,18 +22,22 @@ class Arriving:
         self.limit, self.seconds, self.held = limit, seconds, 0
 
 
-async def read_body(
-    headers: Mapping[bytes, bytes], receive: Receive, arriving: Arriving, *, limit: int, typed: bool = True
-) -> bytes:
-    """The body, refused as soon as it is over `limit` bytes, whatever its headers claim. `typed` ones must be JSON."""
-    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if typed and kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
-        raise BadType(f"expected content-type: application/json, got {kind.decode('latin-1') or 'none'!r}")
+def check_head(headers: Mapping[bytes, bytes], *, limit: int, typed: bool = True) -> None:
+    """Refuse a body by what its headers say of it: more than `limit` bytes, or not JSON where it is `typed`."""
+    kind = headers.get(b"content-type", b"")
+    if typed and kind != b"application/json":
+        kind = kind.split(b";")[0].strip().lower()
+        if not (kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))):
+            raise BadType(f"expected content-type: application/json, got {kind.decode('latin-1') or 'none'!r}")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise BadType("compressed bodies are not read; send it without content-encoding")
     claimed = headers.get(b"content-length", b"0")[:18]
     if claimed.isdigit() and int(claimed) > limit:
         raise TooLarge(f"the body is over {limit} bytes")
+
+
+async def read_body(receive: Receive, arriving: Arriving, *, limit: int) -> bytes:
+    """The body, refused as soon as it is over `limit` bytes, whatever its headers claim."""
     body, more = await _part(receive)
     if len(body) > limit:
         raise TooLarge(f"the body is over {limit} bytes")

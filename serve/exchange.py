@@ -1,79 +1,112 @@
-"""One request's way: from its path over its key, its body and its protocol to the model, and back as an answer."""
+"""One request's way: from its path over its key, its body and its protocol to the model, and back as an answer.
 
-import math
+Its steps are functions that wait for nothing. `exchange` puts them together for ASGI, where a body comes as messages;
+`serve.direct` for our own connections, where nearly all is there at once.
+"""
+
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from serve.access import keys
-from serve.body import Gone, Receive, Scope, Send, read_body
-from serve.errors import BadField, BadKey, BadMethod, BantamError, NotFound, NotReady, Overloaded
-from serve.protocols import tei
-from serve.question import Answer, Question, Route
-from serve.telemetry.traces import Phase
+from serve.batching import Ticket
+from serve.body import Gone, Receive, Scope, Send, check_head, read_body
+from serve.errors import BadField, BadMethod, BantamError, NotFound, NotReady
+from serve.http.head import lines, pairs
+from serve.outcome import NOWHERE, Exchange, Pairs, count, fail, refuse
+from serve.question import Answer, Question
+from serve.together import Turn
 
 if TYPE_CHECKING:
     from serve.app import App
 
-Headers = list[tuple[bytes, bytes]]
+Result = TypeVar("Result")
+Given = TypeVarTuple("Given")
 
-ALLOWED = {"GET": b"GET, HEAD", "POST": b"POST"}
 TIMEOUT = b"x-request-timeout-ms"
 LONG = 65_536  # bytes of a body that is not read on the event loop: some protocols cut tokens while they read
-NOWHERE = Route("*", lambda *_: b"", tei.failure, warm=False)  # of a path that is none
-
-
-@dataclass(slots=True)
-class Exchange:
-    """What is known of a request and of its answer."""
-
-    scope: Scope
-    path: str
-    route: Route
-    started: float
-    headers: dict[bytes, bytes]
-    key: str = ""  # the name of its API key
-    lease: int | None = None  # what `Rates.release` takes
-    size: int = 0  # bytes of its body
-    read: float = 0.0  # when its body had come
-    status: int = 200
-    told: Headers = field(default_factory=list)
-    body: bytes = b""
-    answer: Answer | None = None
 
 
 async def exchange(app: "App", scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one request, whatever it is."""
     path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-    this = Exchange(scope, path, app.route(path), time.perf_counter(), dict(scope["headers"]))
-    app.metrics.in_progress.add(1)
+    headers = scope["headers"]
+    this = opened(app, scope["method"], path, headers, dict(headers))
+    if admitted(app, this) and not await finished(app, this, receive):
+        return
+    head = pairs(closed(app, this))
+    await send({"type": "http.response.start", "status": this.status, "headers": head})
+    await send({"type": "http.response.body", "body": b"" if this.method == "HEAD" else this.body})
+
+
+async def finished(app: "App", this: Exchange, receive: Receive) -> bool:
+    """Read on and answer what was admitted; False where its client has left."""
     try:
-        await _answer(app, this, receive)
+        await _finish(app, this, receive)
     except Gone:
         app.metrics.cancelled()
-        return
+        left(app, this)
+        return False
     except BantamError as error:
-        _refuse(app, this, error)
+        refuse(app, this, error)
     except Exception as error:
-        app.requests.unexpected(scope["method"], path, error)
-        _refuse(app, this, BantamError("internal error; the log has the details"))
-    finally:
-        app.metrics.in_progress.add(-1)
-        if this.lease is not None:
-            app.rates.release(this.lease)
-    _count(app, this, time.perf_counter())
-    this.told.append((b"content-length", b"%d" % len(this.body)))
-    await send({"type": "http.response.start", "status": this.status, "headers": this.told})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else this.body})
+        fail(app, this, error)
+    except BaseException:
+        left(app, this)
+        raise
+    return True
 
 
-async def _answer(app: "App", this: Exchange, receive: Receive) -> None:
-    method, route = this.scope["method"], this.route
-    if method == "OPTIONS" and (found := app.origins.preflight(this.scope["headers"])) is not None:
-        this.status, this.told = 204, found
-        return
+async def _finish(app: "App", this: Exchange, receive: Receive) -> None:
+    body = b""
+    if this.route.method == "POST":
+        body = await read_body(receive, app.arriving, limit=app.settings.max_body)
+    if len(body) > LONG:
+        asked = await app.answering.aside(len(body), lambda: _read(app, this, body))
+    else:
+        asked = _read(app, this, body)
+    if asked is not None:
+        answer = app.answering.at_once(asked, this.deadline)
+        _write(this, asked, answer or await app.answering.ask(asked, this.deadline, receive))
+
+
+# --- the steps, in their order
+
+
+def opened(app: "App", method: str, path: str, headers: Pairs, named: Mapping[bytes, bytes]) -> Exchange:
+    """A request has come, and is to be `closed` or `left`."""
+    app.metrics.in_progress.add(1)
+    return Exchange(method, path, app.route(path), time.perf_counter(), headers, named)
+
+
+def settled(
+    step: Callable[["App", Exchange, *Given], Result],
+) -> Callable[["App", Exchange, *Given], Result | None]:
+    """A step that turns whatever is wrong into the request's answer, and gives None then."""
+
+    @wraps(step)
+    def safe(app: "App", this: Exchange, *given: *Given) -> Result | None:
+        try:
+            return step(app, this, *given)
+        except BantamError as error:
+            refuse(app, this, error)
+        except Exception as error:
+            fail(app, this, error)
+        return None
+
+    return safe
+
+
+@settled
+def admitted(app: "App", this: Exchange) -> bool:
+    """Whether it is to be read on; otherwise it has its answer."""
+    method, route = this.method, this.route
+    if method == "OPTIONS" and (found := app.origins.preflight(this.headers)) is not None:
+        this.status, this.head = 204, lines(found)
+        return False
     if app.keys is not None and this.path not in keys.OPEN_PATHS:
-        key = app.keys.check(this.scope["headers"])
+        key = app.keys.check(this.headers)
         this.key = key.name
         this.lease = app.rates.admit(key)
     if route is NOWHERE:
@@ -82,99 +115,78 @@ async def _answer(app: "App", this: Exchange, receive: Receive) -> None:
         raise BadMethod(f"{this.path} takes {route.method}, not {method}")
     if route.warm and not app.ready:
         raise NotReady("the warm-up failed" if app.failed else "the model is warming up; try again in a moment")
-    body, deadline = b"", None
     if route.method == "POST":
-        deadline = _deadline(this, app.settings.deadline)
-        limit = app.settings.max_body
-        body = await read_body(this.headers, receive, app.arriving, limit=limit, typed=not route.untyped)
-        this.size, this.read = len(body), time.perf_counter()
-    this.told = [(b"content-type", route.kind), *route.headers]
-    if len(body) > LONG:
-        asked = await app.answering.aside(len(body), lambda: route.read(body, app.context, this.headers))
-    else:
-        asked = route.read(body, app.context, this.headers)
-    if not isinstance(asked, Question):
-        this.body = asked
-        return
-    this.answer = app.answering.at_once(asked, deadline) or await app.answering.ask(asked, deadline, receive)
-    written = asked.write(this.answer)
+        this.deadline = _deadline(this, app.settings.deadline)
+        if route.asks:
+            app.answering.check_room(this.deadline)
+        check_head(this.named, limit=app.settings.max_body, typed=not route.untyped)
+    return True
+
+
+@settled
+def understood(app: "App", this: Exchange, body: bytes) -> Question | None:
+    """What a body that is whole and short asks of the model; None where it has its answer."""
+    return _read(app, this, body)
+
+
+@settled
+def queued(app: "App", this: Exchange, asked: Question, told: Callable[[Any], None]) -> Ticket | Turn:
+    """A place in the model's queue; `told` is called on the event loop once it ends, unless it is cancelled."""
+    return app.answering.queued(asked, this.deadline, told)
+
+
+@settled
+def collected(app: "App", this: Exchange, asked: Question, ticket: Ticket | Turn) -> None:
+    """Write what the model gave."""
+    _write(this, asked, app.answering.collected(asked, ticket))
+
+
+def closed(app: "App", this: Exchange) -> bytes:
+    """Count what is about to be sent; the lines of its head."""
+    _let_go(app, this)
+    count(app, this, time.perf_counter())
+    return b"%bcontent-length: %d\r\n" % (this.head, len(this.body))
+
+
+def left(app: "App", this: Exchange) -> None:
+    """Nobody waits for the answer."""
+    _let_go(app, this)
+
+
+# --- and their parts
+
+
+def _let_go(app: "App", this: Exchange) -> None:
+    app.metrics.in_progress.add(-1)
+    if this.lease is not None:
+        app.rates.release(this.lease)
+
+
+def _read(app: "App", this: Exchange, body: bytes) -> Question | None:
+    """What a body asks of the model; None where it has its answer."""
+    route = this.route
+    this.size, this.read, this.head = len(body), time.perf_counter(), route.head
+    asked = route.read(body, app.context, this.named)
+    if isinstance(asked, Question):
+        return asked
+    this.body = asked
+    return None
+
+
+def _write(this: Exchange, asked: Question, answer: Answer) -> None:
+    this.answer = answer
+    written = asked.write(answer)
     if isinstance(written, tuple):
-        this.body, this.told = written  # of another type than the route's
+        this.body, this.head = written[0], lines(written[1])  # of another type than the route's
     else:
         this.body = written
 
 
 def _deadline(this: Exchange, limit: float) -> float:
     """Until when a request may wait for its turn: its own wish, within the service's limit."""
-    asked = this.headers.get(TIMEOUT)
+    asked = this.named.get(TIMEOUT)
     if asked is None:
         return this.started + limit
     if not (asked.isdigit() and len(asked) <= 9 and int(asked)):
         raise BadField(TIMEOUT.decode(), f"{TIMEOUT.decode()} must be a whole number of milliseconds from 1")
     return this.started + min(int(asked) / 1e3, limit)
-
-
-def _refuse(app: "App", this: Exchange, error: BantamError) -> None:
-    this.answer = None
-    this.status, this.body = this.route.failure(error)
-    this.told = [(b"content-type", b"application/json")]
-    if isinstance(error, BadMethod):
-        this.told.append((b"allow", ALLOWED[this.route.method]))
-    elif isinstance(error, BadKey):
-        this.told.append((b"www-authenticate", b"Bearer"))
-    elif isinstance(error, NotReady | Overloaded):
-        seconds = error.retry_after if isinstance(error, Overloaded) else 1.0
-        this.told.append((b"retry-after", b"%d" % max(1, math.ceil(seconds))))
-    app.metrics.failed(error)
-    seconds = time.perf_counter() - this.started
-    method, status, kind = this.scope["method"], this.status, error.error_type
-    app.requests.failed(method, this.path, status, kind, size=this.size, seconds=seconds, key=this.key)
-
-
-def _count(app: "App", this: Exchange, ended: float) -> None:
-    """Metrics, headers and logs of what is about to be sent."""
-    seconds, answer = ended - this.started, this.answer
-    app.metrics.answered(this.route.name, this.status, seconds)
-    if answer is not None:
-        cut = answer.truncated.count(True)
-        tokens, texts = answer.tokens, len(answer.lengths)
-        app.metrics.computed(
-            texts=texts, tokens=tokens, truncated=cut, queued=answer.queued, inference=answer.inference
-        )
-        this.told += (
-            (b"x-total-time", b"%.3f" % (seconds * 1e3)),  # ms, as all of these
-            (b"x-tokenization-time", b"%.3f" % (answer.tokenised * 1e3)),
-            (b"x-queue-time", b"%.3f" % (answer.queued * 1e3)),
-            (b"x-inference-time", b"%.3f" % (answer.inference * 1e3)),
-            (b"x-compute-tokens", b"%d" % tokens),
-        )
-        if cut:
-            this.told.append((b"x-truncated", b"true"))
-    if app.settings.origins:
-        this.told += app.origins.answer(this.scope["headers"])
-    if app.requests.access and this.status < 400:
-        method, size = this.scope["method"], this.size
-        app.requests.answered(method, this.path, this.status, size=size, seconds=seconds, key=this.key)
-    if app.traces is not None:
-        _trace(app, this, ended)
-
-
-def _trace(app: "App", this: Exchange, ended: float) -> None:
-    assert app.traces is not None, "asked for"
-    phases: list[Phase] = []
-    facts = dict[str, int]()
-    if this.answer is not None:
-        one = this.read + this.answer.tokenised
-        two = one + this.answer.queued
-        phases = [("tokenise", this.read, one), ("queue", one, two), ("inference", two, two + this.answer.inference)]
-        facts = {"bantam.texts": len(this.answer.lengths), "bantam.tokens": this.answer.tokens}
-    app.traces.request(
-        this.scope["headers"],
-        method=this.scope["method"],
-        route=this.path if this.route is not NOWHERE else "none",
-        status=this.status,
-        started=this.started,
-        ended=ended,
-        phases=phases,
-        facts=facts,
-    )

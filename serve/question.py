@@ -59,3 +59,5 @@ class Route:
     kind: bytes = b"application/json"  # of the answer
     headers: tuple[tuple[bytes, bytes], ...] = ()  # more of the answer
     name: str = "other"  # in the metrics: one of serve.telemetry.catalogue.ROUTES
+    asks: bool = False  # the model, which may have no time
+    head: bytes = b""  # `kind` and `headers` as lines

@@ -11,8 +11,11 @@ from typing import Any
 
 SERVERS = Path(__file__).parent / "servers"
 HOST = "127.0.0.1"
+KEY = "benchmarks-ask-with-this-key"  # of our own service, whose limits are on, and never reached
+LIMITS = "rate=1000000/s burst=1000000 concurrent=100000"
 OURS = (
-    "import sys; from serve.launch import launch; "
+    "import os, sys; os.environ.update(BANTAM_KEYS=sys.argv[6]) if sys.argv[6] else None; "
+    "from serve.launch import launch; "
     "launch(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), server=sys.argv[5])"
 )
 
@@ -43,6 +46,7 @@ class Server:
     requirements: str | None = None  # a file of `servers`; None: it runs in this environment
     variables: tuple[tuple[str, str], ...] = ()
     any_model: bool = True  # it runs whatever code is put into it
+    headers: tuple[str, ...] = ()  # of a request, beyond what each has
     note: str = ""  # what a reader of the table should know
 
 
@@ -50,6 +54,7 @@ def message(server: Server, texts: Sequence[str]) -> bytes:
     """A whole POST of those texts."""
     body = json.dumps(server.question(texts)).encode()
     head = f"POST {server.path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\nAccept: application/json"
+    head = "\r\n".join([head, *server.headers])
     return f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -105,9 +110,17 @@ def _mlserver(place: Place) -> list[str]:
     return [str(place.programs / "mlserver"), "start", str(place.scratch)]
 
 
-def served(artefact: Path, port: int, workers: int, server: str = "uvicorn") -> list[str]:
-    """The command of our own service."""
-    return [sys.executable, "-c", OURS, str(artefact), HOST, str(port), str(workers), server]
+def served(artefact: Path, port: int, workers: int, server: str = "uvicorn", *, keys: Path | None = None) -> list[str]:
+    """The command of our own service. `keys`: the file of its API keys, if it asks for one."""
+    return [sys.executable, "-c", OURS, str(artefact), HOST, str(port), str(workers), server, str(keys or "")]
+
+
+def keys_in(folder: Path) -> Path:
+    """A new file of keys, KEY the only one of them."""
+    path = folder / "keys"
+    path.write_text(f"load:{KEY} {LIMITS}\n", encoding="utf-8")
+    path.chmod(0o600)
+    return path
 
 
 def _own(runtime: str, workers: int, server: str = "uvicorn", *, parallel: int = 1) -> Server:
@@ -117,7 +130,10 @@ def _own(runtime: str, workers: int, server: str = "uvicorn", *, parallel: int =
     return Server(
         title=f"bantam{where}, {runtime}, {many}",
         package="bantam",
-        command=lambda place: served(place.artefact, place.ports[0], place.workers, server),
+        command=lambda place: served(
+            place.artefact, place.ports[0], place.workers, server, keys=keys_in(place.scratch)
+        ),
+        headers=(f"Authorization: Bearer {KEY}",),
         question=_inputs,
         labels=_scores,
         workers=workers,

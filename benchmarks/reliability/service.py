@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.http import HOST, BadAnswer, free_port
 from benchmarks.peers import environment
-from benchmarks.peers.catalogue import served
+from benchmarks.peers.catalogue import KEY, keys_in, served
 from benchmarks.peers.load import Driver
 from benchmarks.peers.process import Processes
 
@@ -102,9 +102,13 @@ class Place:
     deadline: float = 1.0  # seconds that requests under overload give the service
     texts: int = 1  # a request
 
+    def keyed(self) -> dict[str, str]:
+        """Variables of a service that asks for the key which `plain` requests show."""
+        return {"BANTAM_KEYS": str(keys_in(self.scratch))}
+
     def plain(self, *headers: str) -> list[str]:
         """The messages with further headers, a character a byte, as plans have them."""
-        more = "".join(f"\r\n{header}" for header in headers)
+        more = "".join(f"\r\n{header}" for header in (f"Authorization: Bearer {KEY}", *headers))
         return [message.decode("latin-1").replace("\r\n", f"{more}\r\n", 1) for message in self.messages]
 
 

@@ -1,4 +1,4 @@
-"""A worker: the app behind uvicorn's protocol on one event loop, until it is told to stop."""
+"""A worker: the app behind our own protocol on one event loop, until it is told to stop."""
 
 import asyncio
 import logging
@@ -10,7 +10,8 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from serve.connection import Watch, limited
+from serve.http.connection import limited
+from serve.http.watch import Watch
 from serve.launch.door import Door
 from serve.launch.metrics_page import open_page
 from serve.settings import Settings
@@ -35,7 +36,7 @@ class Worker:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         for number in stops:
             loop.add_signal_handler(number, stop.set)
-        protocol = limited(self.settings, ours=True)
+        protocol = limited(self.settings, direct=getattr(self.app, "direct", None))
         config = uvicorn.Config(self.app, http=protocol, **options())
         config.load()
         lifespan = config.lifespan_class(config)

@@ -8,7 +8,7 @@ from serve.openapi.operation import Operation
 from serve.openapi.schemas import ANY_TEXT, Made, any_of, record
 from serve.telemetry.catalogue import ERROR_TYPES
 
-FROM_CONNECTION = (408, 431)  # before anything knows which protocol is spoken: serve.connection
+FROM_CONNECTION = (408, 431)  # before anything knows which protocol is spoken: serve.http.connection
 FROM_BOTH = (400, 503)
 WHY = {
     400: "The body is not what this path takes, or is not JSON",

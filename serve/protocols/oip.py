@@ -37,7 +37,7 @@ def routes(context: Context) -> dict[str, Route]:
     for model in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{VERSION}"):
         found[model] = _page(_described(context))
         found[f"{model}/ready"] = _page({"name": name, "ready": True}, warm=True)
-        found[f"{model}/infer"] = Route("POST", infer, failure, untyped=True, name="v2_infer")
+        found[f"{model}/infer"] = Route("POST", infer, failure, untyped=True, name="v2_infer", asks=True)
     return found
 
 

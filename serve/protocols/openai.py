@@ -46,7 +46,7 @@ def routes(context: Context) -> dict[str, Route]:
     model = {"id": context.name, "object": "model", "created": context.created, "owned_by": "bantam"}
     one, every = orjson.dumps(model), orjson.dumps({"object": "list", "data": [model]})
     return {
-        "/v1/embeddings": Route("POST", embeddings, failure, name="v1_embeddings"),
+        "/v1/embeddings": Route("POST", embeddings, failure, name="v1_embeddings", asks=True),
         "/v1/models": Route("GET", lambda *_: every, failure, warm=False),
         f"/v1/models/{context.name}": Route("GET", lambda *_: one, failure, warm=False),
         "/v1/models/": Route("*", _no_model, failure, warm=False, untyped=True),

@@ -33,7 +33,9 @@ def routes(context: Context) -> dict[str, Route]:
         "similarity": tei_vectors.similarity,
         "tokenize": tei_tokens.tokenize,
     }
-    found = {f"/{name}": Route("POST", read, failure, name=name) for name, read in reads.items()}
+    found = {
+        f"/{name}": Route("POST", read, failure, name=name, asks=name != "tokenize") for name, read in reads.items()
+    }
     return {**found, "/decode": Route("POST", tei_tokens.decode, failure)}
 
 

@@ -22,7 +22,7 @@ NAMES = {400: "BadRequestError", 404: "NotFoundError", 500: "InternalServerError
 
 def routes(context: Context) -> dict[str, Route]:
     """Also of a model without classes: its clients learn that from the error."""
-    return {"/classify": Route("POST", classify, failure, name="classify")}
+    return {"/classify": Route("POST", classify, failure, name="classify", asks=True)}
 
 
 def failure(error: BantamError) -> tuple[int, bytes]:

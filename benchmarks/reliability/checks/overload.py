@@ -19,7 +19,7 @@ USUAL = 2.0  # times the p99 of before that is normal
 def check(place: Place) -> Found:
     seconds = place.seconds or SECONDS
     calm = max(0.5, seconds / 8)
-    with place.start(cores(), {}) as service:
+    with place.start(cores(), place.keyed()) as service:
         closed = [_closed(service, place, clients, max(0.4, seconds / 16)) for clients in CLIENTS]
         peak = max(sent.rate() for sent in closed)
         if not peak:

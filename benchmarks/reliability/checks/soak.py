@@ -22,7 +22,7 @@ SHARE = 0.05  # of the requests, at the start and at the end, whose p99 are comp
 
 
 def check(place: Place) -> Found:
-    with place.start(cores(), {}) as service:
+    with place.start(cores(), place.keyed()) as service:
         plan = Plan(place.plain(), clients=CLIENTS, count=place.requests)
         at, memory, pause = list[float](), list[float](), EVERY[0]
         before = service.cpu()

@@ -1,5 +1,6 @@
 """The page of metrics, read back by Prometheus' own client library."""
 
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from serve import errors
 from serve.batching.ticket import BatchFacts
 from serve.telemetry.catalogue import ASKED, COUNTED, ERROR_TYPES, INFO, ROUTES, SECONDS, STATUSES, route_of
-from serve.telemetry.metrics import Metrics
+from serve.telemetry.metrics import SOON, Metrics
 
 NAME = 'odd "name" \\ of a\nmodel'
 spawn = multiprocessing.get_context("spawn")
@@ -202,3 +203,32 @@ def test_workers_are_one_service_and_a_killed_ones_counts_stay(tmp_path: Path, w
     assert last["bantam_requests_total", "predict", "200"] == 2 * 3 * rounds
     assert last["bantam_request_seconds_bucket", "other", "+Inf"] == 3 * rounds
     assert last["process_cpu_seconds_total",] >= first["process_cpu_seconds_total",]
+
+
+def test_under_an_event_loop_counts_are_written_together_a_moment_later(tmp_path: Path) -> None:
+    """Whoever reads this worker's page sees all of them; others' pages, and what a kill leaves, lag by that moment."""
+    own = metrics(tmp_path / "counters")
+    other = metrics(tmp_path / "counters", claim=False)
+    total = ("bantam_requests_total", "predict", "200")
+    seconds = [0.0001 * number for number in range(300)]
+
+    async def scenario() -> list[float]:
+        found = []
+        for value in seconds[:100]:
+            own.answered("predict", 200, value)
+            own.computed(texts=2, tokens=5, truncated=0, queued=0.0, inference=value)
+            own.straight(tokens=5, texts=2, seconds=value)
+        found.append(samples(other).get(total, 0.0))
+        await asyncio.sleep(2 * SOON)
+        found.append(samples(other)[total])
+        for value in seconds[100:]:
+            own.answered("predict", 200, value)
+        found.append(samples(own)[total])
+        return found
+
+    assert asyncio.run(scenario()) == [0.0, 100.0, 300.0]
+    found = samples(other)
+    assert found[("bantam_request_seconds_sum", "predict")] == pytest.approx(sum(seconds))
+    below = [found[("bantam_request_seconds_bucket", "predict", repr(bound))] for bound in SECONDS]
+    assert below == [sum(value <= bound for value in seconds) for bound in SECONDS]
+    assert found[("bantam_texts_total",)] == 200 and found[("bantam_batch_tokens_sum",)] == 500
