@@ -124,7 +124,7 @@ typedef struct {
 
 extern const Path bantam_plain;
 #if defined(__x86_64__)
-extern const Path bantam_avx2, bantam_avxvnni, bantam_avx512, bantam_avx512bf16;
+extern const Path bantam_avx2, bantam_avxvnni, bantam_avx512, bantam_avx512bf16, bantam_amx;
 #endif
 
 /* NULL, or why the file is refused */
