@@ -21,7 +21,7 @@ EXACT = ["-ffp-contract=off"]  # no multiplication is fused with an addition: nu
 BITS = "-mbmi -mbmi2 -mpopcnt".split()
 AVX2 = "-mavx2 -mfma".split()
 AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma".split()
-TILES = "-mamx-tile -mamx-int8".split()
+TILES = "-mamx-tile -mamx-int8 -mamx-bf16".split()
 COMMON: dict[str, tuple[str, list[str]]] = {  # object -> source and flags
     "engine": ("engine.c", []),
     "load": ("load.c", []),

@@ -37,14 +37,14 @@ static int has_avx_vnni(void)
 }
 
 #ifndef WITHOUT_TILES
-/* Tiles of bytes; that the system saves tiles; that it lets this process have them. It is asked for that once, and
+/* Tiles of bytes and of bf16; that the system saves tiles; that it lets this process have them. It is asked for that once, and
 children and threads inherit it. It refuses where a thread's stack for signals has no room for tiles. */
 static int has_tiles(void)
 {
 #if defined(__linux__)
-    enum { TILES_AND_BYTES = 3u << 24, SAVED = 3u << 17, ASK_FOR = 0x1023, TILE_DATA = 18 };
+    enum { TILES_AND_BOTH = 3u << 24 | 1u << 22, SAVED = 3u << 17, ASK_FOR = 0x1023, TILE_DATA = 18 };
     unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & TILES_AND_BYTES) != TILES_AND_BYTES)
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & TILES_AND_BOTH) != TILES_AND_BOTH)
         return 0;
     __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
     return (a & SAVED) == SAVED && syscall(SYS_arch_prctl, ASK_FOR, TILE_DATA) == 0;
@@ -133,7 +133,7 @@ static size_t lay_out(const Model *m, Workspace *ws, void *memory, uint32_t long
     ws->tile = carve(&a, STRIP * CHUNK, sizeof(int32_t));
     ws->line = carve(&a, widest, sizeof(float));
     ws->queries = carve(&a, (size_t)m->head_size * 16 + 256, sizeof(uint32_t));
-    ws->scores = carve(&a, (rows + 4) * 16, sizeof(float));
+    ws->scores = carve(&a, (rows + 16) * 16, sizeof(float));
     ws->values = carve(&a, rows * m->head_size, sizeof(uint32_t));
     return a.used;
 }

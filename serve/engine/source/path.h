@@ -46,7 +46,11 @@ static void product(const Linear *l, int format, uint32_t rows, const uint8_t *x
 }
 
 #include "maths.h"
+#ifdef TILES
+#include "attention_tiles.h"
+#else
 #include "attention.h"
+#endif
 #include "encoder.h"
 #include "parts.h"
 

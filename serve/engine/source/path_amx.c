@@ -1,4 +1,4 @@
-/* x86-64 with tiles. Flags: those of avx512bf16 and -mamx-tile -mamx-int8 -DBF16 */
+/* x86-64 with tiles. Flags: those of avx512bf16 and -mamx-tile -mamx-int8 -mamx-bf16 */
 #include "common.h"
 
 #include "lanes_avx512.h"
@@ -14,6 +14,7 @@ static int best_format(const Linear *l, uint32_t rows)
     return best_of(l, rows, &costs);
 }
 
+#define TILES
 #define PATH bantam_amx
 #define PATH_NAME "amx"
 #include "path.h"
