@@ -130,7 +130,9 @@ static size_t lay_out(const Model *m, Workspace *ws, void *memory, uint32_t long
     ws->sums = carve(&a, CHUNK * (widest + STRIP), sizeof(int32_t));
     ws->inter = carve(&a, widest / GROUP * (CHUNK + 16), sizeof(uint32_t));
     ws->columns = carve(&a, widest * CHUNK, 1);
-    ws->tile = carve(&a, STRIP * CHUNK, sizeof(int32_t));
+    ws->tile = carve(&a, 2 * STRIP * CHUNK, sizeof(int32_t));
+    ws->inner = carve(&a, widest / GROUP * (CHUNK + 16), sizeof(uint32_t));
+    ws->gathered = carve(&a, 2 * (size_t)widest / GROUP * 32 + 2 * 16 * 32, sizeof(uint32_t));
     ws->line = carve(&a, widest, sizeof(float));
     ws->queries = carve(&a, (size_t)m->head_size * 16 + 256, sizeof(uint32_t));
     ws->scores = carve(&a, (rows + 16) * 16, sizeof(float));

@@ -48,7 +48,7 @@ static void strip_rows(int rows, const uint32_t *at, const int8_t *w, uint32_t k
 }
 #undef CASE
 
-static void strips(const Linear *l, uint32_t rows, const uint32_t *x, size_t T, int32_t *sums)
+static void strips(const Linear *l, uint32_t rows, const uint32_t *x, size_t T, Workspace *ws)
 {
     const uint32_t tiles = (rows + STRIP_ROWS - 1) / STRIP_ROWS;
     for (uint32_t t = 0, m = 0; t < tiles; t++) {
@@ -56,7 +56,7 @@ static void strips(const Linear *l, uint32_t rows, const uint32_t *x, size_t T, 
         for (uint32_t s = 0; s < l->outputs / STRIP; s++) {
             uint32_t b = l->strips.start[s], kept = l->strips.start[s + 1] - b;
             strip_rows(height, l->strips.at + b, l->strips.weights + (size_t)b * 64, kept, x + m, T,
-                       sums + m * bantam_stride(l) + l->strips.order[s] * STRIP, bantam_stride(l));
+                       ws->sums + m * bantam_stride(l) + l->strips.order[s] * STRIP, bantam_stride(l));
         }
         m += (uint32_t)height;
     }
