@@ -142,10 +142,12 @@ def squares(weight: Bytes, height: int) -> Sparse:
 
 def tiles(start: NDArray[np.uint32], values: Bytes) -> Bytes:
     """Blocks of 16 x 4 strip by strip as [16 outputs, 16 blocks, 4 inputs], with zeros behind a strip's last."""
-    counts = np.diff(start.astype(np.int64))
-    first = np.cumsum(-(-counts // STRIP) * STRIP) - -(-counts // STRIP) * STRIP  # of each strip, in blocks
-    total = int((-(-counts // STRIP)).sum())
-    at = np.repeat(first - start[:-1], counts) + np.arange(len(values))
+    begin = start.astype(np.int64)
+    counts = begin[1:] - begin[:-1]
+    whole = -(-counts // STRIP)
+    before = np.cumsum(whole) - whole  # each strip's first
+    total = int(whole.sum())
+    at = np.repeat(before * STRIP - begin[:-1], counts) + np.arange(len(values))
     spread = np.zeros((total * STRIP, STRIP, GROUP), np.int8)
     spread[at] = values
     return spread.reshape(total, STRIP, STRIP, GROUP).transpose(0, 2, 1, 3)
