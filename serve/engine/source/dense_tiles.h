@@ -60,31 +60,42 @@ INLINE void dense_tile(const int R, const int S, uint32_t groups, const uint8_t 
         _tile_stored(3, sums + TILE * stride + STRIP, to);
 }
 
-static void dense_rows(const Linear *l, uint32_t rows, const uint8_t *x, int32_t *sums)
+/* One pair of strips, or the last that has no partner, for up to 32 rows */
+INLINE void dense_pair(const Linear *l, uint32_t s, uint32_t rows, const uint8_t *x, int32_t *sums, size_t stride)
 {
-    const uint32_t groups = l->inputs / GROUP, strips = l->outputs / STRIP;
-    const size_t stride = bantam_stride(l), strip = (size_t)groups * TILE_BYTES;
-    uint32_t s = 0;
-    for (; s + 2 <= strips; s += 2)
-        if (rows > TILE)
-            dense_tile(2, 2, groups, x, l->dense + s * strip, sums + s * STRIP, stride);
-        else
-            dense_tile(1, 2, groups, x, l->dense + s * strip, sums + s * STRIP, stride);
-    if (s == strips)
-        return;
-    if (rows > TILE)
-        dense_tile(2, 1, groups, x, l->dense + s * strip, sums + s * STRIP, stride);
+    const uint32_t groups = l->inputs / GROUP;
+    const int8_t *w = l->dense + (size_t)s * groups * TILE_BYTES;
+    const int two = s + 2 <= l->outputs / STRIP;
+    if (rows > TILE && two)
+        dense_tile(2, 2, groups, x, w, sums, stride);
+    else if (two)
+        dense_tile(1, 2, groups, x, w, sums, stride);
+    else if (rows > TILE)
+        dense_tile(2, 1, groups, x, w, sums, stride);
     else
-        dense_tile(1, 1, groups, x, l->dense + s * strip, sums + s * STRIP, stride);
+        dense_tile(1, 1, groups, x, w, sums, stride);
+}
+
+/* Rows that tiles of one shape hold from m on: all that fill two, so that weights are read once for them, or the rest. */
+static uint32_t shape_for(uint32_t rows, uint32_t m)
+{
+    const uint32_t left = rows - m, whole = left / ABREAST * ABREAST;
+    if (whole)
+        shape_tiles(TILE, TILE);
+    else
+        shape_tiles(left < TILE ? left : TILE, left > TILE ? left - TILE : 1);
+    return whole ? whole : left;
 }
 
 static void dense(const Linear *l, uint32_t rows, const uint8_t *x, int32_t *sums)
 {
+    const size_t stride = bantam_stride(l);
     tiles_read(x);
-    for (uint32_t m = 0; m < rows; m += 2 * TILE) {
-        const uint32_t some = rows - m < 2 * TILE ? rows - m : 2 * TILE;
-        shape_tiles(some < TILE ? some : TILE, some > TILE ? some - TILE : 1);
-        dense_rows(l, some, x + (size_t)m * l->inputs, sums + m * bantam_stride(l));
+    for (uint32_t m0 = 0, some; m0 < rows; m0 += some) {
+        some = shape_for(rows, m0);
+        for (uint32_t s = 0; s < l->outputs / STRIP; s += 2)
+            for (uint32_t m = m0; m < m0 + some; m += ABREAST)
+                dense_pair(l, s, some, x + (size_t)m * l->inputs, sums + m * stride + s * STRIP, stride);
     }
     _tile_release();
 }

@@ -63,33 +63,26 @@ INLINE void inner_strips(After *after, const Linear *up, uint32_t rows, Workspac
     }
 }
 
+/* Pair of strips after pair, rows after rows; what was multiplied becomes bytes while the next is multiplied. */
 INLINE void inner_dense(const uint32_t what, const Linear *up, uint32_t rows, Workspace *ws, const Inner *in)
 {
-    const uint32_t groups = up->inputs / GROUP, N = up->outputs;
-    for (uint32_t m = 0; m < rows; m += 2 * TILE) {
-        const uint32_t some = rows - m < 2 * TILE ? rows - m : 2 * TILE;
-        const uint8_t *x = ws->cq + (size_t)m * up->inputs;
-        Inner part = *in;
-        part.step += m;
-        part.shift += m;
-        part.bytes += (size_t)m * N;
-        shape_tiles(some < TILE ? some : TILE, some > TILE ? some - TILE : 1);
-        for (uint32_t n = 0; n < N + 2 * STRIP; n += 2 * STRIP) { /* a pair of strips, and what becomes of that before */
-            int32_t *these = ws->tile + n / (2 * STRIP) % 2 * 4 * TILE * TILE;
-            const int32_t *before = ws->tile + (n / (2 * STRIP) + 1) % 2 * 4 * TILE * TILE;
-            const int8_t *w = up->dense + (size_t)n * up->inputs;
-            if (n < N) {
-                if (some > TILE && n + STRIP < N)
-                    dense_tile(2, 2, groups, x, w, these, 2 * STRIP);
-                else if (n + STRIP < N)
-                    dense_tile(1, 2, groups, x, w, these, 2 * STRIP);
-                else if (some > TILE)
-                    dense_tile(2, 1, groups, x, w, these, 2 * STRIP);
-                else
-                    dense_tile(1, 1, groups, x, w, these, 2 * STRIP);
+    const uint32_t N = up->outputs;
+    for (uint32_t m0 = 0, some; m0 < rows; m0 += some) {
+        some = shape_for(rows, m0);
+        const uint32_t blocks = (some + ABREAST - 1) / ABREAST, pairs = (N / STRIP + 1) / 2, high = least(some, ABREAST);
+        for (uint32_t i = 0; i <= pairs * blocks; i++) {
+            int32_t *tile = ws->tile + i % 2 * ABREAST * 2 * STRIP;
+            const uint32_t m = m0 + i % blocks * ABREAST;
+            if (i < pairs * blocks)
+                dense_pair(up, i / blocks * 2, high, ws->cq + (size_t)m * up->inputs, tile, 2 * STRIP);
+            if (i > 0) {
+                const uint32_t n = (i - 1) / blocks * 2 * STRIP, before = m0 + (i - 1) % blocks * ABREAST;
+                Inner part = *in;
+                part.step += before;
+                part.shift += before;
+                part.bytes += (size_t)before * N;
+                inner_rows(what, &part, n, ws->tile + (i - 1) % 2 * ABREAST * 2 * STRIP, high, n + STRIP < N);
             }
-            if (n > 0)
-                inner_rows(what, &part, n - 2 * STRIP, before, some, n - STRIP < N);
         }
     }
 }

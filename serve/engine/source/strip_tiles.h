@@ -1,8 +1,6 @@
 /* Products with 16x4 blocks in tiles: 16 outputs are the rows, 16 tokens the columns. Of the inputs [K / 4][T] those rows
 that a strip kept are laid together, its next strip's while this one's are multiplied; the sums are turned over. */
 
-enum { ABREAST = 2 * TILE }; /* tokens */
-
 /* Inputs of a strip's blocks: [blocks][32] */
 INLINE void gather_blocks(const uint32_t *at, uint32_t kept, const uint32_t *x, size_t T, const int wide, uint32_t *to)
 {

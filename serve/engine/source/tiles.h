@@ -2,7 +2,7 @@
 with 64 bytes each, without sign, and 64 x 16 with sign: 16 groups of four inputs, as packed weights hold them. */
 #include <immintrin.h>
 
-enum { TILE = 16, TILE_BYTES = 64, TILE_SIZE = 1024 };
+enum { TILE = 16, TILE_BYTES = 64, TILE_SIZE = 1024, ABREAST = 2 * TILE /* rows */ };
 
 /* What lies at p is about to be read: the intrinsics of gcc 12 do not tell the compiler so. */
 INLINE void tiles_read(const void *p) { __asm__ volatile("" : : "r"(p) : "memory"); }
