@@ -87,10 +87,10 @@ static uint32_t peak(uint32_t rounds, int32_t *sum)
         a[i] = v_zero();
     UNROLL(1)
     for (uint32_t r = 0; r < rounds; r++) {
-        UNROLL(24)
-        for (int i = 0; i < SUMS; i++) {
+        UNROLL(96)
+        for (int i = 0; i < 4 * SUMS; i++) {
             v_hide(&bytes);
-            a[i] = v_dot(a[i], bytes, weights);
+            a[i % SUMS] = v_dot(a[i % SUMS], bytes, weights);
         }
     }
     int32_t out[VECTOR / 4];
@@ -99,5 +99,5 @@ static uint32_t peak(uint32_t rounds, int32_t *sum)
         v_store(out, a[i]);
         *sum += out[0];
     }
-    return SUMS * VECTOR;
+    return 4 * SUMS * VECTOR;
 }

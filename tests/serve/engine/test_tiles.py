@@ -1,6 +1,8 @@
 """Tiles: what they multiply with, and what is done to sums on their way out of them."""
 
 import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,20 @@ def test_attention_in_tiles_is_that_of_vectors(size: int) -> None:
     ids = [rng.integers(0, 60, length) for length in (1, 2, 15, 16, 17, 31, 32, 33, 47, 63, 65, 129, 200)]
     tiles, other = (compiled(made, path).run(ids) for path in ("amx", "avx512bf16"))
     assert np.abs(tiles - other).max() < 0.02 < np.ptp(other)
+
+
+def test_threads_and_children_have_tiles_as_well() -> None:
+    possible()
+    engine = compiled(network(), "amx")
+    ids = [np.arange(20)]
+    expected = engine.run(ids)
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(engine.run, [ids] * 8):
+            np.testing.assert_array_equal(found, expected)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if (engine.run(ids) == expected).all() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_blocks_of_a_strip_lie_as_tiles() -> None:
