@@ -131,12 +131,14 @@ def markdown(report: Report) -> str:
 
 def _conditions(report: Report) -> str:
     peaks = [row["peak_gmac_per_second"] for row in report["rows"]]
+    ways = {row["path"] for row in report["rows"]}
+    fused = "Products of this path end with the activation and its bytes where the file has their range. "
     return (
-        f"The engine's path {', '.join(sorted({row['path'] for row in report['rows']}))}, one thread, word pieces to "
+        f"The engine's path {', '.join(sorted(ways))}, one thread, word pieces to "
         "logits, the fastest of many calls. Shares are of that call's time. GMAC/s count products as if no weight were "
         "zero, so that skipped blocks may pass the peak: that is what the path's own instruction multiplies from "
         f"registers alone, {number(min(peaks))} to {number(max(peaks))} GMAC/s when each line was measured. "
-        f"{measured(report)}"
+        f"{fused if 'amx' in ways else ''}{measured(report)}"
     )
 
 

@@ -34,4 +34,5 @@ python -m benchmarks.shapes "${small[@]}" "${large[@]}" --runtimes "${runtimes[@
     --rounds "$rounds" --json "$out/engine_long.json"
 python -m benchmarks.engine "${small[@]}" "${large[@]}" --lengths "${lengths// /,}" --batches "${batches// /,}" \
     --seconds "$seconds" --json "$out/engine_time.json"
+# what was measured on a processor with AMX is named engine_*_amx.json
 echo "copy $out/engine_*.json to benchmarks/results, then: python -m benchmarks.table --into docs/engine.md"

@@ -21,6 +21,7 @@ EXACT = ["-ffp-contract=off"]  # no multiplication is fused with an addition: nu
 BITS = "-mbmi -mbmi2 -mpopcnt".split()
 AVX2 = "-mavx2 -mfma".split()
 AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma".split()
+TILES = "-mamx-tile -mamx-int8 -mamx-bf16".split()
 COMMON: dict[str, tuple[str, list[str]]] = {  # object -> source and flags
     "engine": ("engine.c", []),
     "load": ("load.c", []),
@@ -35,6 +36,7 @@ X86: dict[str, tuple[str, list[str]]] = {
     "avxvnni": ("path_avxvnni.c", AVX2),
     "avx512": ("path_avx512.c", AVX512),
     "avx512bf16": ("path_avx512.c", [*AVX512, "-mavx512bf16", "-DBF16"]),
+    "amx": ("path_amx.c", [*AVX512, "-mavx512bf16", "-DBF16", *TILES]),
     "ngram_avx2": ("ngram_path_avx2.c", [*EXACT, *BITS, "-mavx2"]),
     "ngram_avx512": ("ngram_path_avx512.c", [*EXACT, *BITS, *AVX512]),
 }
@@ -53,6 +55,9 @@ def build(target: Path = LIBRARY, *, flags: tuple[str, ...] = ()) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     units = COMMON | (X86 if platform.machine() in ("x86_64", "AMD64") else {})
     with tempfile.TemporaryDirectory(prefix="bantam-engine-", dir=target.parent) as folder:
+        if "amx" in units and not _knows(compiler, TILES, folder):
+            units = {name: unit for name, unit in units.items() if name != "amx"}
+            flags = (*flags, "-DWITHOUT_TILES")
         objects = []
         for name, (source, own) in units.items():
             objects.append(f"{folder}/{name}.o")
@@ -71,6 +76,14 @@ def _compiler() -> list[str]:
         if shutil.which(found[0]):
             return found
     raise CannotBuild("there is no C compiler: " + (f"CC is {given[0]}" if given else "no cc, gcc or clang"))
+
+
+def _knows(compiler: list[str], flags: list[str], folder: str) -> bool:
+    """Whether the compiler takes these flags: gcc before 11 and clang before 12 have no tiles."""
+    empty = Path(folder, "empty.c")
+    empty.write_text("int nothing;\n")
+    command = [*compiler, *flags, "-c", str(empty), "-o", f"{folder}/empty.o"]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _run(command: list[str]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from serve.engine.network import ACTIVATIONS, READS, Layer, Linear, Network, Norm, attention_scale
 
-MAGIC, VERSION = b"BANTAM\n\0", 2
+MAGIC, VERSION = b"BANTAM\n\0", 3
 ALIGNMENT, STRIP, GROUP = 64, 16, 4
 NOT_STORED = 0xFFFFFFFF
 WORTH = 0.9  # a format that keeps more of a matrix than this is not stored
@@ -126,7 +126,8 @@ def _sparse(weight: Bytes, block: tuple[int, int]) -> list[NDArray[Any]]:
     start, order, at, values = columns(weight) if block == (4, 1) else squares(weight, block[0])
     if values.size >= WORTH * weight.size:
         return [_whole(NOT_STORED)]
-    return [_whole(len(values)), start, order, at, values]
+    parts: list[NDArray[Any]] = [_whole(len(values)), start, order, at, values]
+    return [*parts, tiles(start, values)] if block == (STRIP, GROUP) else parts
 
 
 def squares(weight: Bytes, height: int) -> Sparse:
@@ -137,6 +138,19 @@ def squares(weight: Bytes, height: int) -> Sparse:
     order = np.argsort(kept.sum(1), kind="stable") if height == STRIP else np.arange(len(kept))
     cut, kept = cut[order], kept[order]
     return _starts(kept.sum(1)), order.astype(np.uint32), np.nonzero(kept)[1].astype(np.uint32), cut[kept]
+
+
+def tiles(start: NDArray[np.uint32], values: Bytes) -> Bytes:
+    """Blocks of 16 x 4 strip by strip as [16 outputs, 16 blocks, 4 inputs], with zeros behind a strip's last."""
+    begin = start.astype(np.int64)
+    counts = begin[1:] - begin[:-1]
+    whole = -(-counts // STRIP)
+    before = np.cumsum(whole) - whole  # each strip's first
+    total = int(whole.sum())
+    at = np.repeat(before * STRIP - begin[:-1], counts) + np.arange(len(values))
+    spread = np.zeros((total * STRIP, STRIP, GROUP), np.int8)
+    spread[at] = values
+    return spread.reshape(total, STRIP, STRIP, GROUP).transpose(0, 2, 1, 3)
 
 
 def columns(weight: Bytes) -> Sparse:

@@ -24,7 +24,7 @@ APART = 0.15
 # The median over word pieces, where ranges are stored or there are no activations: 0.0014 measured at most; 0.02-1 with
 # one thing wrong (rows of a matrix rotated, a bias forgotten, the LayerNorms swapped, an activation mistaken).
 ALIKE = 0.02
-IN_FLOAT = {"avx512bf16": "avx512"}  # attention in bf16 is 0.05 from onnxruntime's
+IN_FLOAT = {"amx": "avx512", "avx512bf16": "avx512"}  # attention in bf16 is 0.05 from onnxruntime's
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ TOGETHER = 1024  # texts in a call of C, so that few others are spelt anew where
 BYTES = 1 << 22  # of texts whose keys or slots are asked for in a call of C, unless one alone has more
 ASCII, ANY = 0, 0xFF  # the byte between texts: one that they do not hold, and one that UTF-8 does not
 TIMES = ("split", "lookup", "rows", "layers")
-LIKE = {"avx512bf16": "avx512", "avxvnni": "avx2"}  # paths of the engine that are one here
+LIKE = {"amx": "avx512", "avx512bf16": "avx512", "avxvnni": "avx2"}  # paths of the engine that are one here
 NO_MEMORY, TOO_LONG = 1, 2
 
 

@@ -2,6 +2,8 @@
 float, or two bf16 where the processor multiplies those. The scores come in powers of two: 1 / sqrt(head size) and
 log2 e are in the weights of the queries. */
 
+#include "weigh.h"
+
 #if ELEMENTS == 2
 /* Words (v[2j][d], v[2j + 1][d]), for a key without a partner (v, 0). */
 static void pair_values(const uint32_t *v, size_t stride, uint32_t length, uint32_t size, uint32_t *pairs)
@@ -45,28 +47,6 @@ INLINE F score(const uint32_t *queries, const uint32_t *keys, size_t stride, uin
         highest = f_max(highest, f_max(f_max(a0, a1), f_max(a2, a3)));
     }
     return highest;
-}
-
-/* scores[j] becomes 2^(score - highest), two keys a word where words hold two; returns 1 / their sum */
-INLINE F weigh(float *scores, uint32_t length, F highest)
-{
-    F sum = f_set(0);
-#if ELEMENTS == 2
-    for (uint32_t j = 0; j < length; j += 2) {
-        F even = exp2_of(f_sub(f_load(scores + j * LANES), highest)), odd = f_set(0);
-        if (j + 1 < length)
-            odd = exp2_of(f_sub(f_load(scores + (j + 1) * LANES), highest));
-        sum = f_add(sum, f_add(even, odd));
-        f_store(scores + j / 2 * LANES, f_pair(even, odd));
-    }
-#else
-    for (uint32_t j = 0; j < length; j++) {
-        F power = exp2_of(f_sub(f_load(scores + j * LANES), highest));
-        sum = f_add(sum, power);
-        f_store(scores + j * LANES, power);
-    }
-#endif
-    return f_div(f_set(1.0f), sum);
 }
 
 /* LANES elements of the context of LANES queries, of which `count` are stored */

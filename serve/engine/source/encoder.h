@@ -20,11 +20,17 @@ INLINE void lap(Workspace *ws, uint64_t *since, int what)
 
 INLINE uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/* Outputs n .. n + LANES - 1 of a product in real numbers; rows were quantised as (value / step + shift / step). */
-INLINE F real(const Linear *l, const int32_t *sums, uint32_t n, F step, F shift)
+/* Sums of outputs n .. n + LANES - 1 in real numbers; rows were quantised as (value / step + shift / step). */
+INLINE F real_of(const Linear *l, F sums, uint32_t n, F step, F shift)
 {
     F offset = f_minus(shift, f_load(l->correction + n), f_load(l->bias + n));
-    return f_fma(f_int(sums + n), f_mul(f_load(l->scale + n), step), offset);
+    return f_fma(sums, f_mul(f_load(l->scale + n), step), offset);
+}
+
+/* Outputs n .. n + LANES - 1 of a product in real numbers */
+INLINE F real(const Linear *l, const int32_t *sums, uint32_t n, F step, F shift)
+{
+    return real_of(l, f_int(sums + n), n, step, shift);
 }
 
 /* The grid of a row that feeds `next`: its own where the file has one, else over the row's range and 0. */
@@ -178,12 +184,17 @@ static void activation(uint32_t what, Workspace *ws, const Linear *l, uint32_t r
 }
 
 /* Rows of each chunk, all about as many. Dense weights and 16x4 blocks are quickest while the results are small; what
-puts tokens side by side wants a whole chunk. */
+puts tokens side by side wants a whole chunk, and tiles whole pairs of tiles. */
 static uint32_t chunk(const Linear *l, uint32_t tokens)
 {
+#ifdef TILES
+    const uint32_t pairs = (tokens + 2 * TILE - 1) / (2 * TILE), pieces = (tokens + CHUNK - 1) / CHUNK;
+    return (pairs + pieces - 1) / pieces * 2 * TILE;
+#else
     const uint32_t most = best_format(l, least(tokens, CHUNK)) >= FORMAT_COLUMNS ? CHUNK : NARROW;
     const uint32_t pieces = (tokens + most - 1) / most;
     return (tokens + pieces - 1) / pieces;
+#endif
 }
 
 static void project(const Model *m, Workspace *ws, const Linear *l, uint32_t tokens)
@@ -212,6 +223,12 @@ static void project(const Model *m, Workspace *ws, const Linear *l, uint32_t tok
     }
 }
 
+#ifdef TILES
+#include "inner_tiles.h"
+#else
+static int up_and_down(uint32_t what, Workspace *ws, const Linear *up, uint32_t rows, const Linear *down) { return 0; }
+#endif
+
 /* All that follows attention in a layer, for rows of x [tokens][D]. */
 static void feed_forward(const Model *m, Workspace *ws, const Layer *l, float *x, uint32_t tokens, const Linear *next)
 {
@@ -228,11 +245,13 @@ static void feed_forward(const Model *m, Workspace *ws, const Layer *l, float *x
         lap(ws, &since, TIME_PRODUCT);
         residual(m, ws, &l->out, &l->first, xs, rows, ws->cstep, ws->cshift, &l->up, ws->cq, ws->cstep, ws->cshift);
         lap(ws, &since, TIME_NORM);
-        product(&l->up, FORMAT_BEST, rows, ws->cq, ws);
-        lap(ws, &since, TIME_PRODUCT);
-        activation(m->activation, ws, &l->up, rows, &l->down);
-        lap(ws, &since, TIME_ACTIVATION);
-        product(&l->down, FORMAT_BEST, rows, ws->cq, ws);
+        if (!up_and_down(m->activation, ws, &l->up, rows, &l->down)) {
+            product(&l->up, FORMAT_BEST, rows, ws->cq, ws);
+            lap(ws, &since, TIME_PRODUCT);
+            activation(m->activation, ws, &l->up, rows, &l->down);
+            lap(ws, &since, TIME_ACTIVATION);
+            product(&l->down, FORMAT_BEST, rows, ws->cq, ws);
+        }
         lap(ws, &since, TIME_PRODUCT);
         residual(m, ws, &l->down, &l->second, xs, rows, ws->cstep, ws->cshift, next, ws->xq + (size_t)m0 * m->width,
                  ws->step + m0, ws->shift + m0);

@@ -1,5 +1,6 @@
 /* The functions that the library shows: choose a path, open a model file, run texts. Nothing here allocates once a
 workspace is made. */
+#define _DEFAULT_SOURCE /* syscall */
 #include "arena.h"
 #include "compiler.h"
 #include "engine.h"
@@ -11,6 +12,9 @@ enum { OK, NO_MEMORY, BAD_LENGTH, BAD_ID, BAD_TYPE };
 
 static const Path *const PATHS[] = {
 #if defined(__x86_64__)
+#ifndef WITHOUT_TILES
+    &bantam_amx,
+#endif
     &bantam_avx512bf16, &bantam_avx512, &bantam_avxvnni, &bantam_avx2,
 #endif
     &bantam_plain,
@@ -20,6 +24,10 @@ enum { PATHS_COUNT = sizeof PATHS / sizeof *PATHS };
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 /* vpdpbusd in the VEX form; __builtin_cpu_supports of gcc 12 does not know it. */
 static int has_avx_vnni(void)
@@ -28,6 +36,24 @@ static int has_avx_vnni(void)
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
+#ifndef WITHOUT_TILES
+/* Tiles of bytes and of bf16; that the system saves tiles; that it lets this process have them. It is asked for that once, and
+children and threads inherit it. It refuses where a thread's stack for signals has no room for tiles. */
+static int has_tiles(void)
+{
+#if defined(__linux__)
+    enum { TILES_AND_BOTH = 3u << 24 | 1u << 22, SAVED = 3u << 17, ASK_FOR = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & TILES_AND_BOTH) != TILES_AND_BOTH)
+        return 0;
+    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return (a & SAVED) == SAVED && syscall(SYS_arch_prctl, ASK_FOR, TILE_DATA) == 0;
+#else
+    return 0;
+#endif
+}
+#endif
+
 static int runs(const Path *path)
 {
     __builtin_cpu_init(); /* looks at what the system saves of the registers, too */
@@ -35,8 +61,13 @@ static int runs(const Path *path)
     const int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                        __builtin_cpu_supports("avx512vnni");
+    const int bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+#ifndef WITHOUT_TILES
+    if (path == &bantam_amx)
+        return bf16 && has_tiles();
+#endif
     if (path == &bantam_avx512bf16)
-        return avx512 && __builtin_cpu_supports("avx512bf16");
+        return bf16;
     if (path == &bantam_avx512)
         return avx512;
     if (path == &bantam_avxvnni)
@@ -99,10 +130,12 @@ static size_t lay_out(const Model *m, Workspace *ws, void *memory, uint32_t long
     ws->sums = carve(&a, CHUNK * (widest + STRIP), sizeof(int32_t));
     ws->inter = carve(&a, widest / GROUP * (CHUNK + 16), sizeof(uint32_t));
     ws->columns = carve(&a, widest * CHUNK, 1);
-    ws->tile = carve(&a, STRIP * CHUNK, sizeof(int32_t));
+    ws->tile = carve(&a, 2 * STRIP * CHUNK, sizeof(int32_t));
+    ws->inner = carve(&a, widest / GROUP * (CHUNK + 16), sizeof(uint32_t));
+    ws->gathered = carve(&a, 2 * (size_t)widest / GROUP * 32 + 2 * 16 * 32, sizeof(uint32_t));
     ws->line = carve(&a, widest, sizeof(float));
     ws->queries = carve(&a, (size_t)m->head_size * 16 + 256, sizeof(uint32_t));
-    ws->scores = carve(&a, (rows + 4) * 16, sizeof(float));
+    ws->scores = carve(&a, (rows + 16) * 16, sizeof(float));
     ws->values = carve(&a, rows * m->head_size, sizeof(uint32_t));
     return a.used;
 }

@@ -8,7 +8,7 @@ processor. All widths in a model file are multiples of 16: what a network has le
 #include <stddef.h>
 #include <stdint.h>
 
-#define BANTAM_VERSION 2  /* of the model file */
+#define BANTAM_VERSION 3  /* of the model file */
 #define BANTAM_ABI 3      /* of the functions below */
 
 enum {
@@ -28,12 +28,13 @@ enum {
 /* Blocks of a pruned matrix that are kept. Strips of `height` outputs; of the s-th those from start[s] to start[s + 1].
    It is strip order[s] of the matrix: 16x4 strips of like counts follow each other, so that processors foresee when
    a loop over blocks ends. The others are in order.
-   16x4: at[b] is the group of inputs, 64 weights as [16 outputs][4 inputs].
+   16x4: at[b] is the group of inputs, 64 weights as [16 outputs][4 inputs]. The same again strip by strip as tiles
+   [16 outputs][16 blocks][4 inputs], zeros behind a strip's last block.
    4x1:  at[4 b ...] are four columns, 16 weights as [4 outputs][4 columns].
    4x4:  at[b] is the group of inputs, 16 weights as [4 outputs][4 inputs]. */
 typedef struct {
     const uint32_t *start, *order, *at;
-    const int8_t *weights;
+    const int8_t *weights, *tiles;
     uint32_t kept;
 } Blocks;
 
@@ -95,7 +96,9 @@ typedef struct {
     int32_t *sums;        /* [CHUNK][stride] results of a product */
     uint32_t *inter;      /* [widest / 4][CHUNK + 16] its inputs, a group of four bytes a word */
     uint8_t *columns;     /* [widest][CHUNK] the same, byte by byte */
-    int32_t *tile;        /* [STRIP][CHUNK] */
+    int32_t *tile;        /* [2][STRIP][CHUNK] */
+    uint32_t *inner;      /* as inter, or as cq: bytes of a feed-forward layer's inside */
+    uint32_t *gathered;   /* [2][widest / 4][32] inputs of a strip's blocks, of 32 tokens */
     float *line;          /* [widest] */
     uint32_t *queries;    /* [head size][lanes] */
     float *scores;        /* [rows][lanes] */
@@ -124,7 +127,7 @@ typedef struct {
 
 extern const Path bantam_plain;
 #if defined(__x86_64__)
-extern const Path bantam_avx2, bantam_avxvnni, bantam_avx512, bantam_avx512bf16;
+extern const Path bantam_avx2, bantam_avxvnni, bantam_avx512, bantam_avx512bf16, bantam_amx;
 #endif
 
 /* NULL, or why the file is refused */

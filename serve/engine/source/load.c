@@ -69,7 +69,11 @@ static Blocks blocks(Reader *r, uint32_t outputs, uint32_t inputs, uint32_t heig
         refuse_unless(r, b.order[s] < strips && (height == STRIP || b.order[s] == s), "strips are out of order");
     for (uint32_t s = 0; s < strips; s++)
         refuse_unless(r, b.start[s] <= b.start[s + 1] && b.start[s + 1] <= b.kept, "blocks are miscounted");
-    for (uint64_t i = 0; i < (uint64_t)b.kept * named; i++)
+    uint64_t tiles = 0;
+    for (uint32_t s = 0; s < strips && !r->refusal; s++)
+        tiles += (b.start[s + 1] - b.start[s] + 15) / 16;
+    b.tiles = height == STRIP ? take(r, tiles * 1024, 1) : NULL;
+    for (uint64_t i = 0; i < (uint64_t)b.kept * named && !r->refusal; i++)
         refuse_unless(r, b.at[i] < (across == 1 ? inputs : inputs / GROUP), "a block lies outside of its matrix");
     return b;
 }

@@ -39,14 +39,18 @@ static void product(const Linear *l, int format, uint32_t rows, const uint8_t *x
     const size_t T = lanes_of(format, rows);
     interleave(x, l->inputs, rows, T, ws->inter);
     switch (format) {
-    case FORMAT_STRIPS: strips(l, rows, ws->inter, T, ws->sums); break;
+    case FORMAT_STRIPS: strips(l, rows, ws->inter, T, ws); break;
     case FORMAT_COLUMNS: columns(l, rows, ws->inter, T, ws); break;
     case FORMAT_SQUARES: squares(l, rows, ws->inter, T, ws); break;
     }
 }
 
 #include "maths.h"
+#ifdef TILES
+#include "attention_tiles.h"
+#else
 #include "attention.h"
+#endif
 #include "encoder.h"
 #include "parts.h"
 

@@ -4,6 +4,7 @@
 #include "lanes_avx512.h"
 #include "dot_avx512.h"
 #include "products.h"
+#include "strips.h"
 #include "sparse_avx512.h"
 
 static int best_format(const Linear *l, uint32_t rows)

@@ -4,6 +4,7 @@
 #include "lanes_avx2.h"
 #include "dot_avxvnni.h"
 #include "products.h"
+#include "strips.h"
 #include "sparse_256.h"
 
 static int best_format(const Linear *l, uint32_t rows)

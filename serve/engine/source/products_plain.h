@@ -17,7 +17,7 @@ static void dense(const Linear *l, uint32_t rows, const uint8_t *x, int32_t *sum
         }
 }
 
-static void strips(const Linear *l, uint32_t rows, const uint32_t *x, size_t T, int32_t *sums)
+static void strips(const Linear *l, uint32_t rows, const uint32_t *x, size_t T, Workspace *ws)
 {
     for (uint32_t s = 0; s < l->outputs / STRIP; s++)
         for (uint32_t m = 0; m < rows; m++) {
@@ -29,7 +29,7 @@ static void strips(const Linear *l, uint32_t rows, const uint32_t *x, size_t T, 
                     for (int k = 0; k < GROUP; k++)
                         a[n] += bytes[k] * w[n * GROUP + k];
             }
-            memcpy(sums + m * bantam_stride(l) + l->strips.order[s] * STRIP, a, sizeof a);
+            memcpy(ws->sums + m * bantam_stride(l) + l->strips.order[s] * STRIP, a, sizeof a);
         }
 }
 

@@ -8,7 +8,7 @@ from serve.engine.file import pack
 from serve.engine.library import Compiled
 from serve.engine.network import Layer, Linear, Network, Norm
 
-PATHS = ("avx512bf16", "avx512", "avxvnni", "avx2", "plain")
+PATHS = ("amx", "avx512bf16", "avx512", "avxvnni", "avx2", "plain")
 
 
 def linear(rng: np.random.Generator, outputs: int, inputs: int, *, sparse: str = "", step: float = 0.0) -> Linear:

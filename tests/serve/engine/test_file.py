@@ -148,6 +148,7 @@ SEEDS = [
     {},
     {"width": 40, "size": 20, "heads": (2, 0), "neurons": (33, 0), "step": 0.02},
     {"width": 64, "neurons": (128, 64), "sparse": "16x4@0.8", "positions": 120},
+    {"width": 64, "neurons": (112, 64), "sparse": "16x4@0.6", "step": 0.02, "positions": 80},
     {"width": 64, "neurons": (128, 64), "sparse": "4x1@0.8", "first_position": 2, "pad": 1, "types": 1},
     {"width": 64, "neurons": (64, 16), "sparse": "4x4@0.9", "activation": "relu", "labels": 17},
     {"labels": 0, "reads": "mean", "unit": True},

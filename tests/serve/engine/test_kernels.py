@@ -20,6 +20,7 @@ LINE = re.compile(r"\s*([0-9a-f]+):\t(.+)")
 JUMP = re.compile(r"j[a-z]+\s+([0-9a-f]+)")
 COPY = re.compile(r"v?mov(?:dq[au]\w*|[au]p[sd])\s+%[xyz]mm\d+,%[xyz]mm\d+$")
 TILES = {"avx512": ("zmm", 24), "avx512bf16": ("zmm", 24), "avxvnni": ("ymm", 12)}  # registers, products a round
+NEAR = {"amx": 0.3, **dict.fromkeys(TILES, 0.8)}  # of the peak, at least
 TRIES, ROUNDS = 60, 100_000
 
 
@@ -66,13 +67,15 @@ def test_whole_tiles_hardly_copy_registers_between_products() -> None:
         assert whole and max(whole) <= products / 4, (registers, whole)
 
 
-@pytest.mark.parametrize("path", TILES)
+@pytest.mark.parametrize("path", NEAR)
 def test_dense_products_are_near_the_peak_of_the_instruction(path: str) -> None:
-    """97-100 % on an idle core; a neighbour may slow either measurement, so that the best of many counts."""
+    """97-100 % on an idle core, with tiles 50 %, since a matrix is soon through; a neighbour may slow either
+    measurement, so that the best of many counts.
+    """
     if not paths().get(path):
         pytest.skip(f"this processor has no path {path}")
     engine = compiled(network(width=384, heads=(12,), size=32, neurons=(1536,)), path)
-    x = np.random.default_rng(0).integers(0, 256, (36, 384), dtype=np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (32 if path == "amx" else 36, 384), dtype=np.uint8)
     best = peak = 0.0
     for _ in range(TRIES):
         start = time.perf_counter()
@@ -82,4 +85,4 @@ def test_dense_products_are_near_the_peak_of_the_instruction(path: str) -> None:
         engine.product(0, 2, x, 1536, format="dense", repeat=8)
         best = max(best, 8 * x.size * 1536 / (time.perf_counter() - start))
     # Above the peak it is the peak's own loop that was compiled badly.
-    assert 0.8 * peak < best < 1.2 * peak, f"{best / 1e9:.0f} of {peak / 1e9:.0f} GMAC/s"
+    assert NEAR[path] * peak < best < 1.2 * peak, f"{best / 1e9:.0f} of {peak / 1e9:.0f} GMAC/s"
