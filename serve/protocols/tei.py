@@ -73,7 +73,7 @@ def rerank(body: bytes, context: Context, headers: Headers) -> Question:
 
 
 def _write_labels(labels: tuple[str, ...], single: bool, answer: Answer) -> bytes:
-    return ranked(answer.values, labels, single=single)
+    return ranked(answer, labels, single=single)
 
 
 def _write_ranks(texts: list[str] | None, raw: bool, answer: Answer) -> bytes:
