@@ -152,14 +152,15 @@ class Answering:
         truncated, lengths = cut.tolist(), words.tolist()
         scores = self.session.finished(logits, raw=False)
         seconds = time.perf_counter() - start
+        if True in truncated:
+            raise ValueError("out of the ordinary")
         answers, at, shared = list[Answer](), 0, Shared(scores)
         for turn in turns:
-            question, first = turn.question, at
+            question, first, deadline = turn.question, at, turn.deadline
             at += len(question.texts)
-            cuts = truncated[first:at]
-            if question.raw or (turn.deadline is not None and start > turn.deadline) or True in cuts:
+            if question.raw or (deadline is not None and start > deadline):
                 raise ValueError("out of the ordinary")
-            values, mine = scores[first:at], lengths[first:at]
+            values, mine, cuts = scores[first:at], lengths[first:at], truncated[first:at]
             answers.append(Answer(values, mine, cuts, 0.0, start - turn.asked, seconds, shared, first))
         self._metrics.straight(tokens=sum(lengths), texts=len(lengths), seconds=seconds)
         return answers

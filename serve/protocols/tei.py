@@ -101,9 +101,9 @@ def _texts(inputs: Any, context: Context) -> tuple[list[Text], bool]:
     if type(inputs[0]) is str:
         return [_text(inputs, None)], True
     check_batch(len(inputs), context)
-    if set(map(type, inputs)) == {list} and set(map(len, inputs)) == {1}:
+    if all(inputs) and set(map(type, inputs)) == {list}:
         found = list(chain.from_iterable(inputs))
-        if set(map(type, found)) == {str}:
+        if len(found) == len(inputs) and set(map(type, found)) == {str}:  # one in each, as none is empty
             return found, False
     return [_text(item, at) for at, item in enumerate(inputs)], False
 

@@ -28,7 +28,7 @@ SHOWN int bantam_softmax(const float *logits, uint64_t texts, uint64_t labels, f
             highest = logits[i] > highest ? logits[i] : highest;
         }
         for (uint64_t i = 0; i < labels; i++)
-            total += powers[i] = exp(logits[i] - highest);
+            total += powers[i] = logits[i] == highest ? 1.0 : exp(logits[i] - highest);
         for (uint64_t i = 0; i < labels; i++)
             scores[i] = (float)(powers[i] / total);
     }

@@ -37,6 +37,12 @@ def test_predict_of_one_text_in_a_batch_is_a_list_of_lists(context: Contexts) ->
     assert told(question, [3.5]) == [[{"score": 3.5, "label": "score"}]]
 
 
+@pytest.mark.parametrize("inputs", [[[], ["a", "b"]], [["a", "b"], []], [["a"], "b"], [["a"], [1]], [["a"], 0]])
+def test_predict_takes_no_batch_for_one_that_has_as_many_texts(context: Contexts, inputs: list[Any]) -> None:
+    with pytest.raises(BadField, match="inputs"):
+        ask(context("classes"), "/predict", {"inputs": inputs})
+
+
 @pytest.mark.parametrize("labels", [1, 2, 3, 16, 40])
 @pytest.mark.parametrize("texts", [1, 2, 33])
 def test_ranked_scores_are_those_of_a_plain_sort(labels: int, texts: int) -> None:
