@@ -35,10 +35,9 @@ class Scores:
         """Scores of logits [texts, up to MOST labels]; None of what are no finite numbers."""
         texts, labels = logits.shape
         assert logits.dtype == np.float32, logits.dtype
-        room = self._room(logits.nbytes)
-        if not self._softmax(logits.tobytes(), texts, labels, room.address):
-            return None
-        return np.frombuffer(ctypes.string_at(room.address, logits.nbytes), np.float32).reshape(texts, labels)
+        scores = np.empty((texts, labels), np.float32)
+        whole: int = self._softmax(logits.tobytes(), texts, labels, scores.ctypes.data)
+        return scores if whole else None
 
     def ranked(self, scores: Floats, labels: tuple[str, ...]) -> tuple[bytes, list[int]]:
         """JSON of a list for each text of scores [texts, up to MOST labels], a comma behind each, and where they start;

@@ -204,7 +204,12 @@ def test_softmax_in_c_has_the_bits_of_numpys(labels: int) -> None:
     assert quick is not None
     logits = np.random.default_rng(0).normal(0, 6, (100_000, labels)).astype(np.float32)
     logits[:3] = [[1e38], [-3e38], [-200]]
-    assert np.array_equal(quick.softmax(logits), softmax(logits))
+    scores = quick.softmax(logits)
+    assert scores is not None and scores.flags.writeable
+    assert np.array_equal(scores, softmax(logits))
+    assert np.array_equal(quick.softmax(logits[::-7]), softmax(logits[::-7]))
+    none = quick.softmax(logits[:0])
+    assert none is not None and none.shape == (0, labels)
     for bad in (np.nan, np.inf, -np.inf):
         logits[99_999, -1] = bad
         assert quick.softmax(logits) is None
