@@ -15,7 +15,7 @@ from serve.encode import Encoded, Text, check_inputs
 from serve.errors import Expired, Overloaded
 from serve.ngram.encode import check_whole
 from serve.ngram.runtime import Engine
-from serve.question import Answer, Question
+from serve.question import Answer, Question, Shared
 from serve.runtime import Session
 from serve.settings import Settings
 from serve.telemetry.metrics import Metrics
@@ -148,18 +148,20 @@ class Answering:
     def _several(self, engine: Engine, turns: list[Turn]) -> list[Answer]:
         """Of questions that may be answered by one call; whatever is out of the ordinary with one of them raises."""
         start = time.perf_counter()
-        values, words, cut = engine.texts([text for turn in turns for text in turn.question.texts])
+        logits, words, cut = engine.texts([text for turn in turns for text in turn.question.texts])
         truncated, lengths = cut.tolist(), words.tolist()
-        scores = self.session.finished(values, raw=False)
+        scores = self.session.finished(logits, raw=False)
         seconds = time.perf_counter() - start
-        answers, at = list[Answer](), 0
+        if True in truncated:
+            raise ValueError("out of the ordinary")
+        answers, at, shared = list[Answer](), 0, Shared(scores)
         for turn in turns:
-            question, first = turn.question, at
+            question, first, deadline = turn.question, at, turn.deadline
             at += len(question.texts)
-            cuts = truncated[first:at]
-            if question.raw or (turn.deadline is not None and start > turn.deadline) or True in cuts:
+            if question.raw or (deadline is not None and start > deadline):
                 raise ValueError("out of the ordinary")
-            answers.append(Answer(scores[first:at], lengths[first:at], cuts, 0.0, start - turn.asked, seconds))
+            values, mine, cuts = scores[first:at], lengths[first:at], truncated[first:at]
+            answers.append(Answer(values, mine, cuts, 0.0, start - turn.asked, seconds, shared, first))
         self._metrics.straight(tokens=sum(lengths), texts=len(lengths), seconds=seconds)
         return answers
 

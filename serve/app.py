@@ -65,6 +65,7 @@ class App:
     def open(self, artefact: Artefact | Path | str) -> None:
         """Load the model; raises what is wrong with the artefact or the settings."""
         settings = self.settings
+        self.identity = object()  # of what is loaded: for who notes something about it and does not keep it alive
         self.origins = Origins(settings.origins)
         limits = Limits(settings.rate, settings.burst, settings.concurrent)
         self.keys = Keys(settings.keys, defaults=limits) if settings.keys else None

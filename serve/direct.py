@@ -28,14 +28,23 @@ class Direct:
     def __init__(self, app: "App", connection: "Connection") -> None:
         self._app, self._connection = app, connection
         self._this: Exchange | None = None  # under way
+        self._request: Request | None = None  # that it answers
         self._asked: Question | None = None  # that is in the model's queue
         self._ticket: Ticket | Turn | None = None
         self._receive: Receiver | None = None  # of the task that answers it
 
     def begin(self, request: Request) -> None:
-        head = request.head
-        this = self._this = exchange.opened(self._app, head.method, head.path, head.headers, head.named)
-        if not exchange.admitted(self._app, this):
+        app, head = self._app, request.head
+        standing = exchange.known(app, head)
+        if standing is not None:
+            this = self._this = exchange.opened(app, head, standing.route)
+            admitted = exchange.admitted_again(app, this, standing)
+        else:
+            this = self._this = exchange.opened(app, head, app.route(head.path))
+            admitted = exchange.admitted(app, this)
+            if admitted and this.route.method == "POST":
+                head.note = exchange.Standing(app, this)
+        if not admitted:
             self._end(this, request)
         elif this.route.method != "POST":
             self._answer(this, request, b"")
@@ -47,7 +56,7 @@ class Direct:
             self._receive.wake()
         elif self._ticket is None and self._this is not None:
             if request.whole and len(request.body) <= INLINE:
-                self._answer(self._this, request, self._connection.take(request))
+                self._answer(self._this, request, request.body)
             elif request.body or not _short(request):
                 self._receive = Receiver(self._connection, request)
                 keep(self._connection, self._finish(self._this, request, self._receive))
@@ -64,18 +73,18 @@ class Direct:
             exchange.left(self._app, this)
 
     def _answer(self, this: Exchange, request: Request, body: bytes) -> None:
-        asked = exchange.understood(self._app, this, body)
-        if asked is not None:
-            self._asked = asked
-            self._ticket = exchange.queued(self._app, this, asked, lambda ticket: self._told(ticket, request))
-        if self._ticket is None:
+        self._request = request
+        queued = exchange.queued(self._app, this, body, self._told)
+        if queued is None:
             self._end(this, request)
+        else:
+            self._asked, self._ticket = queued
 
-    def _told(self, ticket: Ticket | Turn, request: Request) -> None:
-        this, asked = self._this, self._asked
-        if ticket is not self._ticket or this is None or asked is None:
+    def _told(self, ticket: Ticket | Turn) -> None:
+        this, asked, request = self._this, self._asked, self._request
+        if ticket is not self._ticket or this is None or asked is None or request is None:
             return  # the client has left
-        self._ticket = self._asked = None
+        self._ticket = self._asked = self._request = None
         exchange.collected(self._app, this, asked, ticket)
         self._end(this, request)
         self._connection.advance()

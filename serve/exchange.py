@@ -5,7 +5,7 @@ Its steps are functions that wait for nothing. `exchange` puts them together for
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
@@ -14,8 +14,9 @@ from serve.batching import Ticket
 from serve.body import Gone, Receive, Scope, Send, check_head, read_body
 from serve.errors import BadField, BadMethod, BantamError, NotFound, NotReady
 from serve.http.head import lines, pairs
-from serve.outcome import NOWHERE, Exchange, Pairs, count, fail, refuse
-from serve.question import Answer, Question
+from serve.http.request import Head
+from serve.outcome import NOWHERE, Exchange, count, fail, refuse
+from serve.question import Answer, Question, Route
 from serve.together import Turn
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ async def exchange(app: "App", scope: Scope, receive: Receive, send: Send) -> No
     """Answer one request, whatever it is."""
     path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
     headers = scope["headers"]
-    this = opened(app, scope["method"], path, headers, dict(headers))
+    app.metrics.in_progress.add(1)
+    this = Exchange(scope["method"], path, app.route(path), time.perf_counter(), headers, dict(headers))
     if admitted(app, this) and not await finished(app, this, receive):
         return
     head = pairs(closed(app, this))
@@ -74,10 +76,32 @@ async def _finish(app: "App", this: Exchange, receive: Receive) -> None:
 # --- the steps, in their order
 
 
-def opened(app: "App", method: str, path: str, headers: Pairs, named: Mapping[bytes, bytes]) -> Exchange:
+def opened(app: "App", head: Head, route: Route) -> Exchange:
     """A request has come, and is to be `closed` or `left`."""
     app.metrics.in_progress.add(1)
-    return Exchange(method, path, app.route(path), time.perf_counter(), headers, named)
+    return Exchange(head.method, head.path, route, time.perf_counter(), head.headers, head.named)
+
+
+class Standing:
+    """What requests with one head have in common: they get as far as their body. It holds while the keys are these."""
+
+    __slots__ = ("app", "key", "keys", "route", "wait")
+
+    def __init__(self, app: "App", this: Exchange) -> None:
+        assert this.deadline is not None, "of a POST"
+        self.app, self.route, self.key = app.identity, this.route, this.key
+        self.keys = None if app.keys is None else app.keys.current()
+        self.wait = this.deadline - this.started  # seconds
+
+
+def known(app: "App", head: Head) -> Standing | None:
+    """What a request with this head was found to be, if it still is that."""
+    note: Standing | None = head.note
+    if note is None or note.app is not app.identity:
+        return None
+    if note.keys is not None and (app.keys is None or note.keys is not app.keys.current()):
+        return None
+    return note
 
 
 def settled(
@@ -106,15 +130,13 @@ def admitted(app: "App", this: Exchange) -> bool:
         this.status, this.head = 204, lines(found)
         return False
     if app.keys is not None and this.path not in keys.OPEN_PATHS:
-        key = app.keys.check(this.headers)
-        this.key = key.name
-        this.lease = app.rates.admit(key)
+        this.key = app.keys.check(this.headers)
+        this.lease = app.rates.admit(this.key)
     if route is NOWHERE:
         raise NotFound(f"there is no {this.path}; GET /openapi.json lists the paths that there are")
     if route.method not in (method, "*") and (route.method, method) != ("GET", "HEAD"):
         raise BadMethod(f"{this.path} takes {route.method}, not {method}")
-    if route.warm and not app.ready:
-        raise NotReady("the warm-up failed" if app.failed else "the model is warming up; try again in a moment")
+    _check_ready(app, route)
     if route.method == "POST":
         this.deadline = _deadline(this, app.settings.deadline)
         if route.asks:
@@ -124,15 +146,27 @@ def admitted(app: "App", this: Exchange) -> bool:
 
 
 @settled
-def understood(app: "App", this: Exchange, body: bytes) -> Question | None:
-    """What a body that is whole and short asks of the model; None where it has its answer."""
-    return _read(app, this, body)
+def admitted_again(app: "App", this: Exchange, standing: Standing) -> bool:
+    """`admitted` of a head that was."""
+    if standing.key is not None:
+        this.key = standing.key
+        this.lease = app.rates.admit(standing.key)
+    _check_ready(app, this.route)
+    this.deadline = this.started + standing.wait
+    if this.route.asks:
+        app.answering.check_room(this.deadline)
+    return True
 
 
 @settled
-def queued(app: "App", this: Exchange, asked: Question, told: Callable[[Any], None]) -> Ticket | Turn:
-    """A place in the model's queue; `told` is called on the event loop once it ends, unless it is cancelled."""
-    return app.answering.queued(asked, this.deadline, told)
+def queued(
+    app: "App", this: Exchange, body: bytes, told: Callable[[Any], None]
+) -> tuple[Question, Ticket | Turn] | None:
+    """What a body that is whole and short asks of the model, and its place in the queue; None where it has its answer.
+    `told` is called on the event loop once it ends, unless it is cancelled.
+    """
+    asked = _read(app, this, body)
+    return None if asked is None else (asked, app.answering.queued(asked, this.deadline, told))
 
 
 @settled
@@ -154,6 +188,11 @@ def left(app: "App", this: Exchange) -> None:
 
 
 # --- and their parts
+
+
+def _check_ready(app: "App", route: Route) -> None:
+    if route.warm and not app.ready:
+        raise NotReady("the warm-up failed" if app.failed else "the model is warming up; try again in a moment")
 
 
 def _let_go(app: "App", this: Exchange) -> None:

@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serve.access.keys import Key
 from serve.errors import BadKey, BadMethod, BantamError, NotReady, Overloaded
 from serve.http.head import lines
 from serve.protocols import tei
@@ -26,25 +26,29 @@ TIMES = (  # ms
 )
 
 
-@dataclass(slots=True)
 class Exchange:
     """What is known of a request and of its answer."""
 
-    method: str
-    path: str
-    route: Route
-    started: float
-    headers: Pairs
-    named: Mapping[bytes, bytes]
     deadline: float | None = None
-    key: str = ""  # the name of its API key
+    key: Key | None = None
     lease: int | None = None  # what `Rates.release` takes
-    size: int = 0  # bytes of its body
-    read: float = 0.0  # when its body had come
-    status: int = 200
-    head: bytes = b""  # lines of its answer's head
-    body: bytes = b""
+    size = 0  # bytes of its body
+    read = 0.0  # when its body had come
+    status = 200
+    head = b""  # lines of its answer's head
+    body = b""
     answer: Answer | None = None
+
+    def __init__(
+        self, method: str, path: str, route: Route, started: float, headers: Pairs, named: Mapping[bytes, bytes]
+    ) -> None:
+        self.method, self.path, self.route, self.started = method, path, route, started
+        self.headers, self.named = headers, named
+
+    @property
+    def name(self) -> str:
+        """Of its API key."""
+        return "" if self.key is None else self.key.name
 
 
 def fail(app: "App", this: Exchange, error: Exception) -> None:
@@ -65,7 +69,7 @@ def refuse(app: "App", this: Exchange, error: BantamError) -> None:
     app.metrics.failed(error)
     seconds = time.perf_counter() - this.started
     status, kind = this.status, error.error_type
-    app.requests.failed(this.method, this.path, status, kind, size=this.size, seconds=seconds, key=this.key)
+    app.requests.failed(this.method, this.path, status, kind, size=this.size, seconds=seconds, key=this.name)
 
 
 def count(app: "App", this: Exchange, ended: float) -> None:
@@ -83,7 +87,7 @@ def count(app: "App", this: Exchange, ended: float) -> None:
     if app.settings.origins:
         this.head += lines(app.origins.answer(this.headers))
     if app.requests.access and this.status < 400:
-        app.requests.answered(this.method, this.path, this.status, size=this.size, seconds=seconds, key=this.key)
+        app.requests.answered(this.method, this.path, this.status, size=this.size, seconds=seconds, key=this.name)
     if app.traces is not None:
         _trace(app, this, ended)
 

@@ -14,6 +14,14 @@ Written = bytes | tuple[bytes, list[tuple[bytes, bytes]]]  # a body; or it and i
 
 
 @dataclass(slots=True)
+class Shared:
+    """What the answers of one call of the model have in common."""
+
+    values: Logits  # of all texts
+    ranked: tuple[bytes, list[int]] | None = None  # written for all of them when it is asked for the first time
+
+
+@dataclass(slots=True)
 class Answer:
     values: Logits  # [texts, outputs]: scores, or the vectors of an embedding
     lengths: list[int]  # tokens of each text after truncation: word pieces, or words of n-grams
@@ -21,6 +29,8 @@ class Answer:
     tokenised: float = 0.0  # seconds of turning texts into tokens; of n-grams a part of `inference`
     queued: float = 0.0  # seconds from admission to the start of its first run
     inference: float = 0.0  # seconds in the model
+    shared: Shared | None = None  # with other answers,
+    first: int = 0  # of which its texts begin here
 
     @property
     def tokens(self) -> int:

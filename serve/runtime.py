@@ -13,6 +13,7 @@ from serve.choice import Choice, choose, costs_of, exact, opened
 from serve.costs import Costs
 from serve.encode import Encoded, Text, WordPieces
 from serve.encoders import open_encoder
+from serve.engine.scores import MOST, native
 from serve.engines import AUTO, DEVICES, ENGINES, REFERENCE, Logits, answer, once, open_engine
 from serve.errors import BackendError, InputError
 from serve.ngram.encode import NGrams, check_whole
@@ -112,7 +113,10 @@ class Session:
     def finished(self, logits: Logits, *, raw: bool) -> Logits:
         """Scores of logits; BackendError where they are no numbers."""
         plain = raw or self.artefact.manifest.task.kind != "classification"
-        if not plain and logits.size <= FEW:
+        quick = native()
+        if not plain and quick is not None and logits.shape[1] <= MOST:
+            scores = quick.softmax(logits)
+        elif not plain and logits.size <= FEW:
             scores = few_softmax(logits)
         elif math.isfinite(np.add.reduce(logits, axis=None)):
             return logits if plain else softmax(logits)

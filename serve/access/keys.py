@@ -59,18 +59,22 @@ class Keys:
 
     def check(self, headers: Iterable[tuple[bytes, bytes]]) -> Key:
         """Whose request this is; `headers` as ASGI gives them. BadKey for nobody's."""
-        now = time.monotonic()
-        if now - self._looked >= 1.0:
-            self._looked = now
-            self._refresh()
         given = hashlib.sha256(_given(headers)).digest()
         found = None
-        for key in self._keys:  # all of them, so that time tells nothing
+        for key in self.current():  # all of them, so that time tells nothing
             if hmac.compare_digest(key.digest, given):
                 found = key
         if found is None:
             raise BadKey("the API key is missing or not known; send it as Authorization: Bearer KEY or as x-api-key")
         return found
+
+    def current(self) -> tuple[Key, ...]:
+        """All of them: another tuple once the file has others."""
+        now = time.monotonic()
+        if now - self._looked >= 1.0:
+            self._looked = now
+            self._refresh()
+        return self._keys
 
     def _refresh(self) -> None:
         """Take the file's new state; what cannot be used leaves the keys as they are and is said once."""

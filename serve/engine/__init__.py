@@ -7,6 +7,7 @@ network   an artefact's INT8 ONNX file as the layers that the engine knows, or w
 heads     which tokens a file's head reads, and what it makes of them
 file      a network as the engine's file: packed once, mapped by all workers
 library   the compiled functions
+scores    softmax and ranked labels, of any model
 rehearsal whether a file was understood: part by part against onnxruntime
 runtime   what `serve.engines` calls
 """

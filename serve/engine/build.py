@@ -26,6 +26,7 @@ COMMON: dict[str, tuple[str, list[str]]] = {  # object -> source and flags
     "engine": ("engine.c", []),
     "load": ("load.c", []),
     "wordpiece": ("wordpiece.c", []),
+    "scores": ("scores.c", []),
     "plain": ("path_plain.c", []),
     "ngram": ("ngram.c", []),
     "ngram_open": ("ngram_open.c", []),

@@ -1,6 +1,7 @@
 """A request as it came over a connection, whole or not yet."""
 
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
@@ -12,7 +13,7 @@ SHORT = 256  # bytes of a target that is remembered
 class Head:
     """What its first lines say. Requests with the same bytes there share one, so that nobody changes it."""
 
-    __slots__ = ("headers", "length", "method", "named", "path", "query", "raw_path", "version")
+    __slots__ = ("headers", "length", "method", "named", "note", "path", "query", "raw_path", "version")
 
     def __init__(self, target: bytes, headers: Pairs, method: bytes, version: str) -> None:
         """ValueError for a target without a path."""
@@ -21,6 +22,7 @@ class Head:
         self.method, self.version = method.decode("ascii"), version
         self.headers, self.named = headers, dict(headers)
         self.length = 0  # bytes of the body, where it is known
+        self.note: Any = None  # what the app found out about such requests
 
 
 class Request:

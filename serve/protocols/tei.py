@@ -73,7 +73,7 @@ def rerank(body: bytes, context: Context, headers: Headers) -> Question:
 
 
 def _write_labels(labels: tuple[str, ...], single: bool, answer: Answer) -> bytes:
-    return ranked(answer.values, labels, single=single)
+    return ranked(answer, labels, single=single)
 
 
 def _write_ranks(texts: list[str] | None, raw: bool, answer: Answer) -> bytes:
@@ -101,9 +101,9 @@ def _texts(inputs: Any, context: Context) -> tuple[list[Text], bool]:
     if type(inputs[0]) is str:
         return [_text(inputs, None)], True
     check_batch(len(inputs), context)
-    if set(map(type, inputs)) == {list} and set(map(len, inputs)) == {1}:
+    if all(inputs) and set(map(type, inputs)) == {list}:
         found = list(chain.from_iterable(inputs))
-        if set(map(type, found)) == {str}:
+        if len(found) == len(inputs) and set(map(type, found)) == {str}:  # one in each, as none is empty
             return found, False
     return [_text(item, at) for at, item in enumerate(inputs)], False
 

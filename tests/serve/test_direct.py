@@ -43,6 +43,8 @@ PLAIN = GOOD.replace(b"authorization: Bearer " + KEY.encode(), b"x: y")
 CHUNKS = b"transfer-encoding: chunked\r\ncontent-type: application/json\r\nx-api-key: " + KEY.encode()
 WIRES = {
     "one": [GOOD],
+    "again": [GOOD] * 3 + [GOOD.replace(b"{", b"[")],
+    "again with a deadline": [request("/predict", asks("good"), "x-request-timeout-ms: 5000")] * 3,
     "a list": [request("/predict", asks([["good"], ["a dull film"]]))],
     "large": [request("/predict", LONG)],
     "large in pieces": [request("/predict", LONG)[at : at + 5000] for at in range(0, len(LONG) + 500, 5000)],
@@ -163,6 +165,45 @@ def test_answers_are_asgis_byte_for_byte(app: App, name: str) -> None:
     asgi, direct = asyncio.run(both())
     assert asgi.startswith(b"HTTP/1.1 ")
     assert direct == asgi
+
+
+def test_a_known_heads_key_is_good_for_as_long_as_it_stands_in_the_file(tmp_path: Path) -> None:
+    root, listed = artefact(tmp_path / "ngrams", model(characters())).root, tmp_path / "keys"
+    listed.touch(0o600)
+
+    def written(*lines: str) -> None:
+        (tmp_path / "new").touch(0o600)
+        (tmp_path / "new").write_text("\n".join(lines))
+        (tmp_path / "new").rename(listed)
+
+    def found(app: App) -> list[bytes]:
+        async def scenario() -> bytes:
+            async with listening(app, direct=True) as port:
+                return await said(port, [GOOD] * 3 + [LAST])
+
+        return [one[:3] for one in asyncio.run(scenario()).split(b"HTTP/1.1 ")[1:-1]]
+
+    written(f"one:{KEY}")
+    apps = [create_app(Settings(artefact=str(root), keys=keys)) for keys in (listed, listed, None)]
+    for one in apps:
+        one.warm_up()
+    app, other, free = apps
+    assert (found(app), found(other), found(free)) == ([b"200"] * 3,) * 3
+    for line, wanted in [
+        (f"two:{'2' * 20}", [b"401"] * 3),
+        (f"one:{KEY} rate=0.001/s burst=2", [b"200", b"200", b"429"]),
+        (f"one:{KEY}", [b"200"] * 3),
+    ]:
+        written(line)
+        assert app.keys is not None
+        app.keys._looked = 0.0
+        assert found(app) == wanted, line
+    assert (found(other), found(free)) == ([b"200"] * 3,) * 2
+    app.ready = False
+    assert found(app) == [b"503"] * 3
+    for one in apps:
+        assert one.metrics.in_progress.get() == 0
+        one.close()
 
 
 def test_paths_that_are_not_ours_go_to_the_app_around_it(app: App) -> None:

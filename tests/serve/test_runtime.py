@@ -11,8 +11,10 @@ import pytest
 
 from serve.artefact import ArtefactError, seal
 from serve.encode import check_inputs
+from serve.engine.scores import native
 from serve.errors import BackendError, EmptyInput, InputError, TooLong
 from serve.runtime import Session, few_softmax, softmax
+from tests.serve.native import up_to_date
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [
@@ -193,3 +195,21 @@ def test_few_scores_are_those_of_many() -> None:
     assert np.array_equal(np.concatenate([few_softmax(logits[at : at + 5]) for at in range(0, 200_000, 5)]), wanted)
     for bad in (np.nan, np.inf, -np.inf):
         assert few_softmax(np.array([[0.0, bad]], np.float32)) is None
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3, 16])
+def test_softmax_in_c_has_the_bits_of_numpys(labels: int) -> None:
+    up_to_date()
+    quick = native()
+    assert quick is not None
+    logits = np.random.default_rng(0).normal(0, 6, (100_000, labels)).astype(np.float32)
+    logits[:3] = [[1e38], [-3e38], [-200]]
+    scores = quick.softmax(logits)
+    assert scores is not None and scores.flags.writeable
+    assert np.array_equal(scores, softmax(logits))
+    assert np.array_equal(quick.softmax(logits[::-7]), softmax(logits[::-7]))
+    none = quick.softmax(logits[:0])
+    assert none is not None and none.shape == (0, labels)
+    for bad in (np.nan, np.inf, -np.inf):
+        logits[99_999, -1] = bad
+        assert quick.softmax(logits) is None

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serve.engine.scores import native
 from serve.errors import BadField, BantamError, EmptyInput, Overloaded, TooLarge, WrongTask
 from serve.protocols.paths import routes
-from serve.protocols.ranked import ranked
+from serve.protocols.ranked import plain, ranked
 from serve.protocols.tei import failure
-from serve.question import Context
+from serve.question import Answer, Context, Shared
+from tests.serve.native import up_to_date
 from tests.serve.protocols.conftest import TASKS, ask, told
 
 Contexts = Callable[[str], Context]
@@ -35,15 +37,32 @@ def test_predict_of_one_text_in_a_batch_is_a_list_of_lists(context: Contexts) ->
     assert told(question, [3.5]) == [[{"score": 3.5, "label": "score"}]]
 
 
-@pytest.mark.parametrize("labels", [1, 2, 3, 40])
+@pytest.mark.parametrize("inputs", [[[], ["a", "b"]], [["a", "b"], []], [["a"], "b"], [["a"], [1]], [["a"], 0]])
+def test_predict_takes_no_batch_for_one_that_has_as_many_texts(context: Contexts, inputs: list[Any]) -> None:
+    with pytest.raises(BadField, match="inputs"):
+        ask(context("classes"), "/predict", {"inputs": inputs})
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3, 16, 40])
 @pytest.mark.parametrize("texts", [1, 2, 33])
 def test_ranked_scores_are_those_of_a_plain_sort(labels: int, texts: int) -> None:
-    values = np.random.default_rng(labels).choice([-1e-9, 0.1, 1 / 3, 7e20, -5], (texts, labels)).astype(np.float32)
-    names = tuple(f"label {at}" for at in range(labels))
-    got = json.loads(ranked(values, names, single=False))
+    up_to_date()
+    choices = [-1e-9, 0.1, 1 / 3, 7e20, -5, 0.0, -0.0, 1.17e-38, 0.99999994]
+    values = np.random.default_rng(labels).choice(choices, (texts, labels)).astype(np.float32)
+    names = tuple(f'"läbel" {at}' for at in range(labels))
     wanted = [sorted(zip(row, names, strict=True), key=lambda pair: -pair[0]) for row in values]
+    whole = Answer(values, [1] * texts, [False] * texts)
+    written = ranked(whole, names, single=False)
+    got = json.loads(written)
     assert [[(np.float32(entry["score"]), entry["label"]) for entry in row] for row in got] == wanted
-    assert json.loads(ranked(values[:1], names, single=True)) == got[0]
+    assert written == plain(values, names, single=False)
+    assert (native() is not None) and json.loads(plain(values[:1], names, single=True)) == got[0]
+    shared = Shared(values)
+    for first in range(texts):
+        part = Answer(values[first : first + 1], [1], [False], shared=shared, first=first)
+        assert ranked(part, names, single=True) == plain(values[first : first + 1], names, single=True)
+    rest = Answer(values[1:], [1] * (texts - 1), [False] * (texts - 1), shared=shared, first=1)
+    assert texts == 1 or ranked(rest, names, single=False) == plain(values[1:], names, single=False)
 
 
 def test_rerank_sorts_texts_by_their_score_beside_the_query(context: Contexts) -> None:
