@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from serve.artefact import ArtefactError
 from serve.errors import BackendError, InputError
 from serve.launch import launch
+from serve.telemetry.metrics import SOON
 from tests.serve.launch.servers import RUN, ask, connect, free_port, started
 
 
@@ -48,9 +50,12 @@ def test_workers_share_the_port_and_their_counts(tiny: Any) -> None:
     with server(tiny.artefact.root, 2) as (port, process):
         for _ in range(12):
             load(port, "/predict", {"inputs": "a great film"})
+        counted = re.compile(r'^bantam_requests_total\{.*route="predict".*status="200"\} 12(\.0)?$', re.MULTILINE)
+        until = time.monotonic() + 5
+        while not counted.search(load(port, "/metrics").decode()) and time.monotonic() < until:
+            time.sleep(SOON)  # what the other worker has not written yet
         for _ in range(4):
-            page = load(port, "/metrics").decode()
-            assert re.search(r'^bantam_requests_total\{.*route="predict".*status="200"\} 12(\.0)?$', page, re.MULTILINE)
+            assert counted.search(load(port, "/metrics").decode())
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 
