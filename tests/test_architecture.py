@@ -124,3 +124,10 @@ def test_help_answers_within_half_a_second() -> None:
         assert done.returncode == 0, done.stderr
         assert "compress" in done.stdout
     assert min(times) < 0.5, times
+
+
+def test_the_runtime_needs_nothing_of_the_server() -> None:
+    """Another's server runs it with the runtimes' packages alone, as the peers of benchmarks.peers do."""
+    blocked = ("orjson", "uvicorn", "httptools", "uvloop", "starlette", "bentoml")
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import serve.runtime"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -8,7 +8,6 @@ from functools import cache
 from threading import local
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from serve.engine.library import library
@@ -43,6 +42,8 @@ class Scores:
         """JSON of a list for each text of scores [texts, up to MOST labels], a comma behind each, and where they start;
         the end last.
         """
+        import orjson  # where the model runs in another's server, nobody needs it
+
         texts, width = scores.shape
         scores = np.ascontiguousarray(scores, np.float32)
         assert width == len(labels), (width, labels)
@@ -83,6 +84,8 @@ def native() -> Scores | None:
 @cache
 def _names(labels: tuple[str, ...]) -> tuple[bytes, "ctypes.Array[ctypes.c_uint64]"]:
     """What stands behind each label's score, and where each ends."""
+    import orjson
+
     names = [b',"label":%b}' % orjson.dumps(label) for label in labels]
     ends = [sum(map(len, names[: at + 1])) for at in range(len(names))]
     return b"".join(names), (ctypes.c_uint64 * len(ends))(*ends)
