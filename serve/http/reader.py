@@ -54,7 +54,7 @@ class Reader:
         Most packets are: a client's requests differ in their bodies. It saves 4 us a request.
         """
         end = data.find(b"\r\n\r\n")
-        head = _known.get(data[:end])
+        head = _known.get(data[:end]) if end > 0 else None
         if head is None or len(data) != end + 4 + head.length:
             return False
         self.line.append(Request(head, keep_alive=not self._watch.ending, body=data[end + 4 :], whole=True))
