@@ -54,7 +54,7 @@ INLINE void gather(const float *scores, const uint32_t *values, size_t stride, u
                    float *context, size_t width)
 {
     F a[LANES];
-    float turned[LANES * LANES], rows[LANES * LANES];
+    float turned[LANES * LANES];
     UNROLL(16)
     for (int i = 0; i < LANES; i++)
         a[i] = f_set(0);
@@ -67,13 +67,7 @@ INLINE void gather(const float *scores, const uint32_t *values, size_t stride, u
     UNROLL(16)
     for (int i = 0; i < LANES; i++)
         f_store(turned + i * LANES, f_mul(a[i], inverse));
-    if (count == LANES) {
-        transpose((const uint32_t *)(const void *)turned, LANES, (uint32_t *)(void *)context, width);
-        return;
-    }
-    transpose((const uint32_t *)(const void *)turned, LANES, (uint32_t *)(void *)rows, LANES);
-    for (uint32_t q = 0; q < count; q++)
-        f_store(context + q * width, f_load(rows + q * LANES));
+    turn_back(turned, count, context, width);
 }
 
 /* Context of the first `asked` tokens of the text that lies in rows first .. first + length - 1. */

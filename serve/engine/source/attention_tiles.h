@@ -57,7 +57,7 @@ INLINE void score(const uint32_t *queries, const uint32_t *keys, size_t stride, 
 INLINE void gather(const float *scores, const uint32_t *values, uint32_t pairs, F inverse, uint32_t count,
                    float *context, size_t width)
 {
-    float turned[LANES * LANES], rows[LANES * LANES];
+    float turned[LANES * LANES];
     _tile_zero(0);
     for (uint32_t j = 0; j < pairs; j += PAIRS) {
         _tile_loadd(5, values + j * 16, TILE_BYTES);
@@ -68,13 +68,7 @@ INLINE void gather(const float *scores, const uint32_t *values, uint32_t pairs, 
     UNROLL(16)
     for (int i = 0; i < LANES; i++)
         f_store(turned + i * LANES, f_mul(f_load(turned + i * LANES), inverse));
-    if (count == LANES) {
-        transpose((const uint32_t *)(const void *)turned, LANES, (uint32_t *)(void *)context, width);
-        return;
-    }
-    transpose((const uint32_t *)(const void *)turned, LANES, (uint32_t *)(void *)rows, LANES);
-    for (uint32_t q = 0; q < count; q++)
-        f_store(context + q * width, f_load(rows + q * LANES));
+    turn_back(turned, count, context, width);
 }
 
 /* Context of the first `asked` tokens of the text that lies in rows first .. first + length - 1. */

@@ -1,4 +1,4 @@
-/* What follows the scores of a text's keys: the highest of each query, and the weights. */
+/* What all ways of attention share: the highest score of each query, the weights, and the context's way out. */
 
 INLINE F highest_of(const float *scores, uint32_t length)
 {
@@ -30,4 +30,17 @@ INLINE F weigh(float *scores, uint32_t length, F highest)
     }
 #endif
     return f_div(f_set(1.0f), sum);
+}
+
+/* LANES elements of LANES queries, element by element, to the rows of the first `count` queries */
+INLINE void turn_back(const float *turned, uint32_t count, float *context, size_t width)
+{
+    float rows[LANES * LANES];
+    if (count == LANES) {
+        transpose((const uint32_t *)(const void *)turned, LANES, (uint32_t *)(void *)context, width);
+        return;
+    }
+    transpose((const uint32_t *)(const void *)turned, LANES, (uint32_t *)(void *)rows, LANES);
+    for (uint32_t q = 0; q < count; q++)
+        f_store(context + q * width, f_load(rows + q * LANES));
 }
