@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import arrival_table, engine, shapes, storage
+from benchmarks import arrival_table, engine, front, shapes, storage
 from benchmarks import report as bench
 from benchmarks.peers import report as peers
 from benchmarks.reliability import report as reliability
@@ -23,7 +23,7 @@ from benchmarks.study.table import markdown as study_markdown
 __all__ = ["filled", "main", "rendered"]
 
 # Modules with KIND, SCHEMA and markdown.
-REPORTS: tuple[Any, ...] = (arrival_table, engine, peers, reliability, shapes, static, storage)
+REPORTS: tuple[Any, ...] = (arrival_table, engine, front, peers, reliability, shapes, static, storage)
 BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

@@ -169,7 +169,7 @@ def told(out: Path, job: Job) -> dict[str, Any]:
     return row | {
         "status": DONE,
         "metric": manifest.task.metric,
-        "metrics": manifest.metrics,
+        "metrics": {split: of_teacher(manifest, split) | found for split, found in manifest.metrics.items()},
         "served": manifest.served,
         "methods": {name: model.method for name, model in manifest.models.items()},
         "candidates": manifest.candidates,
@@ -184,6 +184,12 @@ def told(out: Path, job: Job) -> dict[str, Any]:
         "machine": {name: machine.get(name) for name in ("cpu", "usable_cores", "flags", "versions")},
         "commit": machine.get("commit"),
     }
+
+
+def of_teacher(manifest: artefact.Manifest, split: str) -> dict[str, Any]:
+    """`teacher_int8`: what the teacher's own INT8 file has on that split, the dense twin of a student's."""
+    own = manifest.teacher.get("metrics", {}).get(split, {})
+    return {"teacher_int8": own["int8"]} if "int8" in own else {}
 
 
 def write_study(study: Study, jobs: Sequence[Job], out: Path, machine: Mapping[str, Any]) -> dict[str, Any]:
