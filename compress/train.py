@@ -104,9 +104,11 @@ def train(
             progress.advance()
             if run.step in due:
                 judge()
-            if run.step % options.checkpoint == 0 or run.step == run.steps or interrupts.came:
+            stop = interrupts.agreed()
+            if run.step % options.checkpoint == 0 or run.step == run.steps or stop:
                 checkpoint.save(run, saved, history=history, cost=dict(run.cost))
-            interrupts.leave(f"{run.step} of {run.steps} updates are saved; --resume continues there")
+            if stop:
+                raise KeyboardInterrupt(f"{run.step} of {run.steps} updates are saved; --resume continues there")
 
     run.accelerator.wait_for_everyone()
     if options.keep != "last":

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -248,3 +249,23 @@ def test_two_processes_train_as_one(launcher: str, exact: list[str], alone: Path
     assert max((one[f"bert.{name}"] - moved[name]).abs().max() for name in moved if f"bert.{name}" in one) > 5e-3
     told = [name for name in one if not name.endswith("key.bias")]  # softmax ignores it: its gradient is rounding alone
     assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in told)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_all_processes_at_one_update(number: int, long: list[str], cache: Path, tmp_path: Path) -> None:
+    """As a terminal does it: SIGINT comes to the launcher and to its processes, and the launcher passes it on."""
+    environment = os.environ | {"BANTAM_CACHE": str(cache)}
+    out, saved = tmp_path / "stopped", tmp_path / "stopped.run" / "stage-0" / "checkpoint.pt"
+    command = [sys.executable, *LAUNCHERS["torchrun"], *long, "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    wait_for(saved, process)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    stopped = re.findall(r"stopped: (\d+) of 110 updates are saved", errors)
+    assert len(stopped) == 2 and len(set(stopped)) == 1, errors
+    assert torch.load(saved, weights_only=True)["step"] == int(stopped[0])
+    done = bantam(*long, "--out", str(out), "--resume", launcher=LAUNCHERS["torchrun"], env=environment)
+    assert done.returncode == 0 and not saved.exists(), done.stderr
