@@ -47,8 +47,9 @@ def package(
     data: Data,
     recipe: Recipe,
     identity: dict[str, Any],
-    reference: dict[str, np.ndarray] | None,
+    reference: dict[str, np.ndarray],
     accelerator: Accelerator,
+    own: dict[str, np.ndarray] | None = None,
     facts: dict[str, Any] | None = None,
     costs: Sequence[dict[str, Any]] = (),
     force: bool = False,
@@ -57,7 +58,7 @@ def package(
 
     `tokenizer` is a folder with the tokenizer's files, which with `encoder` is for students that read word pieces as
     the teacher does; `pieces` is how `model` reads texts. `reference` holds the teacher's logits [N, C] on each
-    reported split, and is None for a teacher, which is its own reference; `costs` is what each stage took.
+    reported split, `own` those of `model` where they are known already; `costs` is what each stage took.
     """
     with artefact.write(target, force=force) as staging:
         say(f"{name}: export to ONNX and INT8")
@@ -100,7 +101,7 @@ def package(
                 "cost": list(costs),
             },
         )
-        own = {split: torch_logits(model, pieces, rows, accelerator) for split, rows in data.reports.items()}
+        own = own or {split: torch_logits(model, pieces, rows, accelerator) for split, rows in data.reports.items()}
         metrics = measured(Artefact(staging, draft), data, own, reference)
         manifest = draft.model_copy(update={"metrics": metrics, "sparsity": sparsity(model)})
         (staging / "README.md").write_text(card(manifest), encoding="utf-8")
@@ -128,7 +129,7 @@ def torch_logits(model: nn.Module, pieces: WordPieces | Reading, examples: Any, 
 
 
 def measured(
-    drafted: Artefact, data: Data, own: dict[str, np.ndarray], reference: dict[str, np.ndarray] | None
+    drafted: Artefact, data: Data, own: dict[str, np.ndarray], reference: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """The metric of torch, of each exported file and of the teacher on every reported split, with intervals."""
     metrics: dict[str, Any] = {}
@@ -136,7 +137,7 @@ def measured(
         answers = {"torch": own[split]}
         for key in drafted.manifest.models:
             answers[key] = Session(drafted, model=key).logits(examples.texts)
-        teacher = (reference or own)[split]
+        teacher = reference[split]
         rows: dict[str, Any] = {
             "rows": len(examples.joined()),
             "teacher": interval(data.metric, teacher, examples.labels),

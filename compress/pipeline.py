@@ -18,7 +18,7 @@ from compress import catalogue, corpus, masked
 from compress.anatomy import has_blocks
 from compress.data.load import Data, Examples, load, unlabelled
 from compress.embedder import load_for
-from compress.package import package, torch_logits
+from compress.package import package
 from compress.place import begin, claim, stage_folders
 from compress.pretrain import costs as pretraining_costs
 from compress.pretrain import pretrained
@@ -91,8 +91,9 @@ def compress(
             )
         facts = content["facts"]  # of the last stage: later training would make earlier ones untrue
         costs.append(content["cost"])
+    reference = tutor.reference(examples, accelerator)
     if accelerator.is_main_process:
-        finish(recipe, out, examples, tutor, model, pieces, facts, costs, accelerator, force=force)
+        finish(recipe, out, examples, tutor, model, pieces, facts, costs, reference, accelerator, force=force)
         for folder in folders:
             if folder.parent == work:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -184,14 +185,12 @@ def finish(
     pieces: Any,
     facts: dict[str, Any],
     costs: list[dict[str, Any]],
+    reference: dict[str, np.ndarray],
     accelerator: Accelerator,
     *,
     force: bool,
 ) -> None:
-    """Export, measure against the teacher, and put the artefact in its place."""
-    reference = {
-        split: torch_logits(tutor.model, tutor.pieces, rows, accelerator) for split, rows in examples.reports.items()
-    }
+    """Export, measure against the teacher's answers, and put the artefact in its place."""
     taught = tutor.artefact.manifest
     identity = {
         "key": tutor.key,

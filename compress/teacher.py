@@ -6,7 +6,7 @@ teacher finds it there, and a killed fine-tuning goes on where its last checkpoi
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -53,16 +53,16 @@ class Teacher:
 
         Processes share the work, and what was done before a stop is not done again.
         """
-        shares = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-        data = evaluate.batches(self.pieces, examples, accelerator.device, size=evaluate.SIZE, **shares)
         self.model.to(accelerator.device)
         with autocast():
             precision = "bf16" if torch.is_autocast_enabled(accelerator.device.type) else "fp32"
-        if self.served:
-            precision = self.artefact.manifest.served
-        folder = cache.folder() / "logits" / f"{self.key}-{precision}"
-        with alone(folder, accelerator), autocast():
-            return answers.logits(self.opened, data, folder, accelerator, f"teacher ({precision})")
+            if self.served:
+                precision = self.artefact.manifest.served
+            return asked(self.opened, self.key, precision, self.pieces, examples, accelerator)
+
+    def reference(self, data: Data, accelerator: Accelerator) -> dict[str, np.ndarray]:
+        """What students are held against: `reports` of this teacher."""
+        return reports(self.key, self.model, self.pieces, data, accelerator)
 
     def opened(self) -> answers.Answer:
         """What answers encoded texts: torch, or the file that is served in the runtime that is quickest here."""
@@ -70,6 +70,34 @@ class Teacher:
             return partial(evaluate.logits, self.model)
         session = Session(self.artefact, runtime="auto")
         return lambda data: session.logits_of(data.encoded)
+
+
+def reports(
+    key: str, model: nn.Module, pieces: WordPieces, data: Data, accelerator: Accelerator
+) -> dict[str, np.ndarray]:
+    """Logits [N, C] of torch in fp32 on each reported split, computed once for the teacher and all its students."""
+    model.to(accelerator.device)
+    answer = partial(evaluate.logits, model)
+    return {
+        split: asked(lambda: answer, key, "fp32", pieces, examples, accelerator)
+        for split, examples in data.reports.items()
+    }
+
+
+def asked(
+    answer: Callable[[], answers.Answer],
+    key: str,
+    precision: str,
+    pieces: WordPieces,
+    examples: Examples,
+    accelerator: Accelerator,
+) -> np.ndarray:
+    """The teacher's answers [N, C] in that precision, from the cache where they are there; processes share the work."""
+    shares = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    data = evaluate.batches(pieces, examples, accelerator.device, size=evaluate.SIZE, **shares)
+    folder = cache.folder() / "logits" / f"{key}-{precision}"
+    with alone(folder, accelerator):
+        return answers.logits(answer, data, folder, accelerator, f"teacher ({precision})")
 
 
 @contextmanager
@@ -139,6 +167,9 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
     encoder = encoder_of(model, tokenizer, recipe.task.max_length)
     work = folder.with_suffix(".run")
     if accelerator.is_main_process:
+        if not work.exists():  # what an earlier teacher of that name answered is not what this one will
+            for old in (cache.folder() / "logits").glob(f"{key}-*"):
+                shutil.rmtree(old, ignore_errors=True)
         tokenizer.save_pretrained(work)
     accelerator.wait_for_everyone()
     pieces = pieces_of(work, encoder)
@@ -157,6 +188,7 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
         costs = [content["cost"]]
     elif data.kind != "embedding":
         align_labels(model, recipe.teacher.model, data.labels)
+    own = reports(key, model.eval(), pieces, data, accelerator)
     if accelerator.is_main_process:
         identity = {"key": key, "model": recipe.teacher.model}
         package(
@@ -169,7 +201,8 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
             data=data,
             recipe=recipe.model_copy(update={"export": ExportRecipe()}),  # students exported otherwise share it
             identity=identity,
-            reference=None,
+            own=own,
+            reference=own,
             accelerator=accelerator,
             costs=costs,
         )
