@@ -91,7 +91,7 @@ def compress(
             )
         facts = content["facts"]  # of the last stage: later training would make earlier ones untrue
         costs.append(content["cost"])
-    reference = tutor.reference(examples, accelerator)
+    reference = tutor.reference(recipe.teacher, examples, accelerator)
     if accelerator.is_main_process:
         finish(recipe, out, examples, tutor, model, pieces, facts, costs, reference, accelerator, force=force)
         for folder in folders:

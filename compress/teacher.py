@@ -26,8 +26,8 @@ from compress.embedder import load_for, pooling_of
 from compress.models import align_labels, encoder_of, locate, pieces_of
 from compress.package import package
 from compress.progress import say
-from compress.recipe import ExportRecipe, Recipe, digest
-from compress.stage import on_task, run_stage
+from compress.recipe import ExportRecipe, Recipe, TeacherRecipe, digest
+from compress.stage import autocast_for, on_task, run_stage
 from compress.supervised import Supervised
 from serve import artefact, cache
 from serve.artefact import Artefact
@@ -55,14 +55,12 @@ class Teacher:
         """
         self.model.to(accelerator.device)
         with autocast():
-            precision = "bf16" if torch.is_autocast_enabled(accelerator.device.type) else "fp32"
-            if self.served:
-                precision = self.artefact.manifest.served
+            precision = self.artefact.manifest.served if self.served else precision_now(accelerator)
             return asked(self.opened, self.key, precision, self.pieces, examples, accelerator)
 
-    def reference(self, data: Data, accelerator: Accelerator) -> dict[str, np.ndarray]:
+    def reference(self, recipe: TeacherRecipe, data: Data, accelerator: Accelerator) -> dict[str, np.ndarray]:
         """What students are held against: `reports` of this teacher."""
-        return reports(self.key, self.model, self.pieces, data, accelerator)
+        return reports(self.key, self.model, self.pieces, recipe, data, accelerator)
 
     def opened(self) -> answers.Answer:
         """What answers encoded texts: torch, or the file that is served in the runtime that is quickest here."""
@@ -73,15 +71,25 @@ class Teacher:
 
 
 def reports(
-    key: str, model: nn.Module, pieces: WordPieces, data: Data, accelerator: Accelerator
+    key: str, model: nn.Module, pieces: WordPieces, recipe: TeacherRecipe, data: Data, accelerator: Accelerator
 ) -> dict[str, np.ndarray]:
-    """Logits [N, C] of torch in fp32 on each reported split, computed once for the teacher and all its students."""
+    """Logits [N, C] of torch on each reported split, computed once for the teacher and all its students.
+
+    In the precision of its own training, by which it was selected and in which students ask it.
+    """
     model.to(accelerator.device)
     answer = partial(evaluate.logits, model)
-    return {
-        split: asked(lambda: answer, key, "fp32", pieces, examples, accelerator)
-        for split, examples in data.reports.items()
-    }
+    with autocast_for(recipe.precision, accelerator.device)():
+        precision = precision_now(accelerator)
+        return {
+            split: asked(lambda: answer, key, precision, pieces, examples, accelerator)
+            for split, examples in data.reports.items()
+        }
+
+
+def precision_now(accelerator: Accelerator) -> str:
+    """Of what torch computes here."""
+    return "bf16" if torch.is_autocast_enabled(accelerator.device.type) else "fp32"
 
 
 def asked(
@@ -188,7 +196,7 @@ def fine_tune(recipe: Recipe, data: Data, accelerator: Accelerator, key: str, fo
         costs = [content["cost"]]
     elif data.kind != "embedding":
         align_labels(model, recipe.teacher.model, data.labels)
-    own = reports(key, model.eval(), pieces, data, accelerator)
+    own = reports(key, model.eval(), pieces, recipe.teacher, data, accelerator)
     if accelerator.is_main_process:
         identity = {"key": key, "model": recipe.teacher.model}
         package(

@@ -213,6 +213,7 @@ def test_a_teacher_may_answer_with_the_file_that_it_serves(recipe: list[str], tm
     found = {path.name.rpartition("-")[2]: read(path) for path in (cache.folder() / "logits").glob(f"{key}-*")}
     served, trained = found["int8"], found["fp32"]
     assert served is not None and trained is not None and len(served) > 300
+    trained = trained[np.isin(trained["name"], served["name"])]  # torch answers the reported splits, too
     assert np.array_equal(served["name"], trained["name"]) and not np.array_equal(served["logits"], trained["logits"])
     assert np.abs(served["logits"] - trained["logits"]).mean() < 0.3 * np.abs(trained["logits"]).mean()
 
