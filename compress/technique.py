@@ -107,10 +107,12 @@ class Run:
         self.keep = [a & b for a, b in zip(before, keep, strict=True)]
 
     def prepare(self) -> None:
-        """The first moment of every technique. Raises ValueError for one that is for other kinds of tasks."""
+        """The first moment of every technique. Raises ValueError for one that this task or this run has no use for."""
         for name, technique in self.techniques.items():
             if self.kind not in technique.kinds:
                 raise ValueError(f"{name} is for {' and '.join(technique.kinds)}, and this task is {self.kind}")
+            if "teacher" in technique.needs and self.teacher is None:
+                raise ValueError(f"{name} learns from a teacher, and the run has none")
         for technique in sorted(self.techniques.values(), key=lambda t: not t.reshapes):
             technique.prepare(self)
 

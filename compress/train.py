@@ -74,8 +74,6 @@ def train(
     began = time.monotonic()
     run.score, run.sample = partial(score, run, evaluate), partial(sample, data)
     run.prepare()
-    if "teacher" in run.needs and run.teacher is None:
-        raise ValueError("a technique of this stage learns from a teacher, and the run has none")
     if run.needs_only_logits and teacher_logits:
         run.teacher_logits = teacher_logits()
         run.cost["teacher"] += len(run.teacher_logits)  # once per row; from the cache or not, the run needs them
