@@ -35,6 +35,7 @@ class MaskedLM(nn.Module):
         super().__init__()
         self.lm = language_model
         self.config = language_model.config
+        self.num_labels = language_model.config.vocab_size
         self.base_model_prefix = f"lm.{language_model.base_model_prefix}"
 
     def forward(

@@ -32,6 +32,7 @@ class NGramNetwork(nn.Module):
 
     def __init__(self, student: "NGram", *, rows: int, labels: int, inputs: int) -> None:
         super().__init__()
+        self.num_labels = labels
         self.activation, self.feature_dropout = student.activation, student.feature_dropout
         self.table_VD = by_rows(nn.Parameter(torch.randn(rows, student.width) * student.noise))
         self.before, self.between = nn.Dropout(student.dropout), nn.Dropout(student.dropout)

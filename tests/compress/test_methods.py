@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from compress.anatomy import blocks
 from compress.distil.distilbert import DistilBERT, cosine_loss
-from compress.distil.logits import LogitDistillation, soft_loss
+from compress.distil.logits import LogitDistillation, distance, soft_loss, standardised_loss
 from compress.distil.tinybert import (
     TinyBERT,
     attention_loss,
@@ -26,6 +26,7 @@ from compress.students.truncated import Truncated, spread
 from compress.supervised import Supervised, task_loss
 from compress.technique import Run, Step, Technique
 from compress.widths import Keep, shrink
+from tests.compress.conftest import tiny_bert
 
 
 def value_of(technique: Technique, student: nn.Module, teacher: nn.Module, batch: dict[str, Any]) -> torch.Tensor:
@@ -91,6 +92,57 @@ def test_regression_compares_values() -> None:
     student, teacher = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
     assert soft_loss(student, teacher, 7).item() == pytest.approx((1 + 4) / 2)
     assert task_loss(student, torch.tensor([1.0, 1.0])).item() == pytest.approx((0 + 4) / 2)
+
+
+def targets(name: str) -> Any:
+    return LogitDistillation(targets=name, soft_weight=1.0)
+
+
+def test_hard_targets_are_the_teachers_classes_whatever_its_confidence(student: Any, teacher: Any, batch: Any) -> None:
+    """Oracle: gold labels replaced by what the teacher predicts."""
+    inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
+    labels = teacher(**inputs).logits.argmax(-1)
+    hard = value_of(targets("hard"), student, teacher, batch)
+    assert torch.equal(hard, value_of(Supervised(), student, teacher, batch | {"labels": labels}))
+    with torch.no_grad():
+        for weight in (teacher.classifier.weight, teacher.classifier.bias):
+            weight.mul_(0.1)
+    assert torch.equal(hard, value_of(targets("hard"), student, teacher, batch))
+
+
+def test_distance_of_logits_sums_over_classes() -> None:
+    student, teacher = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[3.0, -1.0], [0.0, 2.0]])
+    assert distance(student, teacher, 7).item() == pytest.approx((5 + 4) / 2)
+
+
+def test_standardised_logits_forget_size_and_shift() -> None:
+    student, teacher = torch.randn(6, 4), torch.randn(6, 4)
+    expected = standardised_loss(student, teacher, 2).item()
+    moved = 50 * teacher + torch.randn(6, 1)
+    assert standardised_loss(student * 7 + 3, moved, 2).item() == pytest.approx(expected, rel=1e-3)
+    assert standardised_loss(5 * teacher, teacher, 2).item() == pytest.approx(0, abs=1e-6)
+    by_hand = torch.tensor([[-(1.5**0.5), 0.0, 1.5**0.5]])  # (1, 2, 3) has mean 2 and deviation sqrt(2 / 3)
+    found = standardised_loss(torch.zeros(1, 3), torch.tensor([[1.0, 2.0, 3.0]]), 1)
+    assert found.item() == pytest.approx(soft_loss(torch.zeros(1, 3), by_hand, 1).item(), abs=1e-4)
+
+
+def test_standardised_logits_that_are_all_equal_have_a_gradient() -> None:
+    student = torch.zeros(2, 3, requires_grad=True)
+    standardised_loss(student, torch.randn(2, 3), 1).backward()
+    assert torch.isfinite(student.grad).all()
+
+
+def test_two_classes_are_not_standardised(student: Any, teacher: Any) -> None:
+    with pytest.raises(ValueError, match=r"two classes are always \+1 and -1"):
+        targets("standardised").prepare(Run(student, {}, steps=1, teacher=teacher))
+    targets("standardised").prepare(Run(tiny_bert(layers=1, width=16, seed=0, labels=3), {}, steps=1, teacher=teacher))
+
+
+@pytest.mark.parametrize("name", ["hard", "standardised"])
+def test_scores_have_no_most_likely_class(name: str, student: Any, teacher: Any) -> None:
+    run = Run(student, {"distil/logits": targets(name)}, steps=1, kind="regression", teacher=teacher)
+    with pytest.raises(ValueError, match="distil/logits is for classification, and this task is regression"):
+        run.prepare()
 
 
 # Jiao et al. 2020
