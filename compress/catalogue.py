@@ -10,6 +10,7 @@ from compress.distil.distilbert import DistilBERT
 from compress.distil.embeddings import EmbeddingDistillation
 from compress.distil.logits import LogitDistillation
 from compress.distil.minidisc import MiniDisc
+from compress.distil.minilm import MiniLM
 from compress.distil.tinybert import TinyBERT
 from compress.faults import explain, nearest
 from compress.prune.layers import LayerDrop
@@ -30,6 +31,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "distil/embeddings": EmbeddingDistillation,
     "distil/logits": LogitDistillation,
     "distil/minidisc": MiniDisc,
+    "distil/minilm-v2": MiniLM,
     "distil/tinybert": TinyBERT,
     "prune/layers": LayerDrop,
     "prune/lock": PatternLock,

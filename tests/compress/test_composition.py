@@ -19,6 +19,7 @@ from compress.widths import keep_blocks, shrink
 from tests.compress.toy import examples
 
 CHOICES = {name: Choice(use=name) for name, technique in TECHNIQUES.items() if "classification" in technique.kinds}
+CHOICES["distil/minilm-v2"] = Choice(use="distil/minilm-v2", relation_heads=4)  # the toy models are 16 wide
 CHOICES["prune/lock"] = Choice(use="prune/lock", at_least=0)  # the toy student is dense
 CHOICES["distil/tinybert, prediction"] = Choice(use="distil/tinybert", stage="prediction")
 

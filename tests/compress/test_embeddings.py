@@ -30,6 +30,7 @@ from tests.compress.test_composition import assert_plain
 from tests.compress.toy import examples
 
 CHOICES = {name: Choice(use=name) for name, technique in TECHNIQUES.items() if "embedding" in technique.kinds}
+CHOICES["distil/minilm-v2"] = Choice(use="distil/minilm-v2", relation_heads=4)  # the toy models are 16 wide
 CHOICES["prune/lock"] = Choice(use="prune/lock", at_least=0)  # the toy student is dense
 LEARNED = CHOICES.pop("distil/embeddings")
 

@@ -215,6 +215,7 @@ def test_tinybert_is_the_sum_of_its_parts(student: Any, teacher: Any, batch: Any
 
 def test_tinybert_maps_layers_uniformly() -> None:
     assert uniform_map(4, 12) == [(1, 3), (2, 6), (3, 9), (4, 12)]
+    assert uniform_map(3, 12) == [(1, 4), (2, 8), (3, 12)]
 
 
 def test_tinybert_refuses_layers_that_are_not_there(student: Any, teacher: Any, batch: Any) -> None:
