@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from compress.distil.continuation import Continuation
 from compress.distil.distilbert import DistilBERT
 from compress.distil.embeddings import EmbeddingDistillation
 from compress.distil.logits import LogitDistillation
@@ -27,6 +28,7 @@ from compress.supervised import Supervised
 from compress.technique import Technique
 
 TECHNIQUES: dict[str, type[Technique]] = {
+    "distil/continuation": Continuation,
     "distil/distilbert": DistilBERT,
     "distil/embeddings": EmbeddingDistillation,
     "distil/logits": LogitDistillation,
