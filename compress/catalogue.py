@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from compress.distil.continuation import Continuation
 from compress.distil.distilbert import DistilBERT
 from compress.distil.embeddings import EmbeddingDistillation
+from compress.distil.iit import InterchangeIntervention
 from compress.distil.logits import LogitDistillation
 from compress.distil.minidisc import MiniDisc
 from compress.distil.minilm import MiniLM
@@ -31,6 +32,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "distil/continuation": Continuation,
     "distil/distilbert": DistilBERT,
     "distil/embeddings": EmbeddingDistillation,
+    "distil/iit": InterchangeIntervention,
     "distil/logits": LogitDistillation,
     "distil/minidisc": MiniDisc,
     "distil/minilm-v2": MiniLM,

@@ -1,6 +1,6 @@
-"""Read what a module computes, for the length of a `with` block."""
+"""Read what a module computes, or put something else in its place, for the length of a `with` block."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,6 +19,21 @@ def record(module: nn.Module) -> Iterator[list[Tensor]]:
     handle = module.register_forward_hook(lambda _m, _i, output: seen.append(tensor_of(output)))
     try:
         yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def rewrite(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Have `module` give `change` of its output, a new tensor; what follows and `record` see that one."""
+
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+        changed = change(tensor_of(output))
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
     finally:
         handle.remove()
 
