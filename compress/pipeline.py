@@ -28,6 +28,7 @@ from compress.source import Source
 from compress.stage import on_task, run_stage
 from compress.teacher import Teacher, alone, teacher
 from compress.technique import Run
+from compress.widths import rebuild, structure
 from serve import artefact
 from serve.artefact import Artefact
 
@@ -104,9 +105,9 @@ def compress(
 
 def corpus_of(recipe: Recipe, examples: Data) -> Examples:
     """The texts without labels that stages learn from and vocabularies are counted in."""
-    if recipe.corpus is None or not recipe.reads_corpus:
+    if recipe.settled_corpus is None or not recipe.reads_corpus:
         return unlabelled([], examples)
-    found = unlabelled([text for part in corpus.read(recipe.corpus) for text in part], examples)
+    found = unlabelled([text for part in corpus.read(recipe.settled_corpus) for text in part], examples)
     say(f"corpus: {len(found):,} texts without labels")
     return found
 
@@ -135,6 +136,7 @@ def pretended(recipe: Recipe, examples: Data, accelerator: Accelerator) -> nn.Mo
     if recipe.pretraining:
         encoder, _, _ = masked.load(checkpoint)
         learned: Any = walk_through(encoder, None, recipe.pretraining, "classification", accelerator)
+        rebuild(model, structure(learned))
         model.base_model.load_state_dict(learned.lm.base_model.state_dict(), strict=False)  # the pooler may be fresh
     return model
 

@@ -34,7 +34,7 @@ REPORT = "pretraining.json"
 
 def keys(recipe: Recipe, texts: list[list[str]]) -> list[str]:
     """The cache's name for the result of each stage."""
-    assert recipe.corpus is not None
+    assert recipe.settled_corpus is not None
     source = Path(models.locate(recipe.teacher.model))
     tokenizer = source / "tokenizer.json"
     key = digest(
@@ -42,7 +42,7 @@ def keys(recipe: Recipe, texts: list[list[str]]) -> list[str]:
             "model": weights_digest(str(source)),
             "tokenizer": hashlib.sha256(tokenizer.read_bytes() if tokenizer.exists() else b"").hexdigest(),
             "texts": corpus.fingerprint(texts),
-            "corpus": recipe.corpus.model_dump(exclude={"texts"}),
+            "corpus": recipe.settled_corpus.model_dump(exclude={"texts"}),
         }
     )
     chain = []
@@ -54,8 +54,9 @@ def keys(recipe: Recipe, texts: list[list[str]]) -> list[str]:
 
 def pretrained(recipe: Recipe, accelerator: Accelerator) -> Path:
     """The folder of the checkpoint that the recipe's pre-training ends with: trained now, or found in the cache."""
-    assert recipe.corpus is not None
-    texts = corpus.read(recipe.corpus)
+    settings = recipe.settled_corpus
+    assert settings is not None
+    texts = corpus.read(settings)
     chain = keys(recipe, texts)
     folders = [cache.folder() / "pretrained" / key for key in chain]
     finished = max((at for at, folder in enumerate(folders) if (folder / REPORT).exists()), default=-1)
@@ -64,18 +65,18 @@ def pretrained(recipe: Recipe, accelerator: Accelerator) -> Path:
             if not (folders[at] / REPORT).exists():
                 start = str(folders[at - 1]) if at else recipe.teacher.model
                 title = f"pre-training {at + 1} of {len(folders)}"
-                train(recipe.pretraining[at], recipe.corpus, start, texts, folders[at], accelerator, title=title)
+                train(recipe.pretraining[at], settings, start, texts, folders[at], accelerator, title=title)
     report = json.loads((folders[-1] / REPORT).read_text(encoding="utf-8"))
     say(f"pre-trained {chain[-1]}: perplexity {report['perplexity']:.2f}, zeros {report['sparsity']:.1%}")
     return folders[-1]
 
 
 def costs(folder: Path) -> list[dict[str, Any]]:
-    """What the checkpoint in the cache took, stage by stage."""
+    """What the checkpoint in the cache took, stage by stage, and the perplexity that each stage came to."""
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     before = folder.parent / report["start"]  # a checkpoint elsewhere has no report
     chain = costs(before) if (before / REPORT).exists() else []
-    return [*chain, report["cost"]] if report.get("cost") else chain
+    return [*chain, report["cost"] | {"perplexity": report["perplexity"]}] if report.get("cost") else chain
 
 
 def train(

@@ -137,7 +137,7 @@ class CorpusRecipe(Frozen):
     max_length: int = Field(128, ge=8)  # word pieces a sequence, special ones included
     masked: float = Field(0.15, gt=0, lt=1)  # share of word pieces to predict
     held_out: int = Field(256, gt=0)  # sequences that perplexity is measured on
-    seed: int = 0  # of order and masks; the recipe's own seed does not touch pre-training
+    seed: int | None = 0  # of order and masks; None: the recipe's, and then each seed is pre-trained anew
 
 
 class PretrainingStage(StageRecipe):
@@ -190,6 +190,13 @@ class Recipe(Frozen):
     def split_seed(self) -> int:
         """Of what is carved from train."""
         return self.seed if self.task.seed is None else self.task.seed
+
+    @property
+    def settled_corpus(self) -> CorpusRecipe | None:
+        """The corpus with a seed of its own."""
+        if self.corpus is None or self.corpus.seed is not None:
+            return self.corpus
+        return self.corpus.model_copy(update={"seed": self.seed})
 
     @property
     def reads_corpus(self) -> bool:

@@ -52,7 +52,10 @@ def split_of(results: Results, run: Run) -> str:
 
 
 def value(results: Results, run: Run, measure: str) -> float | None:
-    """In points (but see UNSCALED); None where the run has no such measure."""
+    """In points (but see UNSCALED); None where the run has no such measure. Perplexity is of the last pre-training."""
+    if measure == "perplexity":
+        told = [stage["perplexity"] for stage in run.get("cost") or () if "perplexity" in stage]
+        return float(told[-1]) if told else None
     found = run["metrics"].get(split_of(results, run), {}).get(measure)
     if found is None:
         return None

@@ -169,7 +169,9 @@ class Job:
     def shares(self) -> frozenset[str]:
         """Names of what the run makes, or waits for, in the cache: two runs with one in common share the work."""
         parts = [("teacher", "task", "seed", "export"), ("teacher", "corpus", "pretraining")]
-        values = self.recipe.model_dump(mode="json", exclude_defaults=True)
+        values = self.recipe.model_copy(update={"corpus": self.recipe.settled_corpus}).model_dump(
+            mode="json", exclude_defaults=True
+        )
         wanted = parts if self.recipe.pretraining else parts[:1]
         return frozenset(digest({name: values.get(name) for name in names}) for names in wanted)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from compress import corpus, masked
 from compress.corpus import Corpus
 from compress.pipeline import compress
-from compress.pretrain import REPORT, pretrained
+from compress.pretrain import REPORT, keys, pretrained
 from compress.recipe import Recipe
 from compress.supervised import task_loss
 from compress.weights import linears
@@ -215,6 +215,46 @@ def test_student_and_teacher_must_share_word_pieces(ofa: list[str], toy: Path, t
     mine = [setting for setting in mine if not setting.startswith(("corpus", "pretraining"))]
     with pytest.raises(ValueError, match="same word pieces"):
         compress(Recipe.read("prune-ofa-transfer", mine), tmp_path / "student")
+
+
+SMALL = [
+    "pretraining.1.techniques=[{use: prune/layers, strategy: alternate-even, drop: 2}, distil/distilbert, distil/iit]",
+    "student.layers=2",
+    "stages.1.techniques=[distil/logits]",
+]
+
+
+def test_a_small_student_learns_the_corpus_from_the_whole_encoder(ofa: list[str], tmp_path: Path, cache: Path) -> None:
+    """Two of four layers, with interchange interventions; what serves at the end has two layers as well."""
+    first = ["stages.0.techniques=[{use: distil/tinybert, layers: [[1, 2], [2, 4]]}]"]
+    made = compress(Recipe.read("prune-ofa", [*ofa, *SMALL, *first]), tmp_path / "student")
+    reports = [json.loads(path.read_text()) for path in (cache / "pretrained").glob(f"*/{REPORT}")]
+    small = next(report for report in reports if len(report["stage"]["techniques"]) == 3)
+    whole = next(report for report in reports if report is not small)
+    assert {"loss/distil/distilbert", "loss/distil/iit"} <= small["history"][-1].keys()
+    assert small["cost"]["student"] == small["cost"]["teacher"] == 2 * small["cost"]["backward"]
+    assert small["perplexity_before"] == pytest.approx(whole["perplexity"], rel=1e-4)  # of the teacher
+    config = json.loads((tmp_path / "student" / "config.json").read_text(encoding="utf-8"))
+    assert config["num_hidden_layers"] == 2
+    told = [stage.get("perplexity") for stage in made.manifest.provenance["cost"]]
+    assert told[:2] == [whole["perplexity"], small["perplexity"]] and not any(told[2:])
+
+
+def test_the_rehearsal_knows_what_pretraining_leaves(ofa: list[str], tmp_path: Path, cache: Path) -> None:
+    wrong = ["stages.0.techniques=[{use: distil/tinybert, layers: [[3, 4]]}]", "student.layers=[0, 1]"]
+    with pytest.raises(ValueError, match=r"maps layers 1-2 to 1-4, got \(3, 4\)"):
+        compress(Recipe.read("prune-ofa", [*ofa, *SMALL, *wrong]), tmp_path / "student")
+    with pytest.raises(ValueError, match="the teacher's layers are 0 to 1"):
+        compress(Recipe.read("prune-ofa", [*ofa, *SMALL, "student.layers=[0, 3]"]), tmp_path / "student")
+    assert not cache.exists()
+
+
+def test_a_corpus_without_a_seed_takes_the_recipes(ofa: list[str]) -> None:
+    chains = [
+        keys(Recipe.read("prune-ofa", [*ofa, f"seed={seed}", f"corpus.seed={own}"]), [["a text"]])
+        for seed, own in ((0, 0), (7, 0), (0, "null"), (7, "null"), (0, 7))
+    ]
+    assert chains[0] == chains[1] == chains[2] and chains[3] == chains[4] and not set(chains[0]) & set(chains[3])
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,16 @@ def test_validation_is_told_where_it_is_asked_for(study: dict[str, Any]) -> None
     assert results.measures(study) == ["torch"]
 
 
+def test_perplexity_is_that_of_the_last_pretraining_and_no_percentage(study: dict[str, Any]) -> None:
+    study["study"]["measures"] = ["torch", "perplexity"]
+    assert results.measures(study) == ["torch"]  # nothing was pre-trained
+    for run in study["runs"]:
+        fell = 40.0 + run["seed"] - 5 * (run["arm"] == "sparse")
+        run["cost"] = [{"perplexity": 90.0, "cached": True}, {"perplexity": fell, "cached": True}, *run["cost"]]
+    text = markdown(study)
+    assert "| dense | 41.00 ± 1.00 | 40.00 |" in text and "| sparse | -5.00 [-5.00, -5.00] | -5.00 |" in text
+
+
 def test_only_seeds_that_both_arms_have_are_paired(study: dict[str, Any]) -> None:
     lost = next(run for run in study["runs"] if (run["arm"], run["task"], run["seed"]) == ("dense", "cola", 2))
     lost |= {"status": "failed", "error": "no memory"}

@@ -70,6 +70,15 @@ def test_runs_that_share_a_teacher_are_known(write_study: Write) -> None:
     assert not found["dense/cola/0"] & found["dense/cola/1"] and not found["dense/cola/0"] & found["dense/sst2/0"]
 
 
+def test_runs_that_share_pretraining_are_known(write_study: Write) -> None:
+    """Of another seed they do, too, unless the corpus takes its seed from the run."""
+    more = "pretraining: [{techniques: [supervised]}], corpus: {texts: [{dataset: some}]"
+    for seed, shared in (("0", True), ("null", False)):
+        path = write_study(("stages.0.lr: 0.25", f"{more}, seed: {seed}}}"))
+        found = {job.name: job.shares for job in planned(path)}
+        assert bool(found["sparse/cola/0"] & found["sparse/cola/1"]) == shared
+
+
 def test_settings_of_one_run_do_not_leak_into_another(write_study: Write) -> None:
     """An override that is a list is laid over by a second one in some runs only."""
     path = write_study(
