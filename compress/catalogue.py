@@ -23,6 +23,7 @@ from compress.prune.rewind import Rewind
 from compress.prune.structured import StructuredPruning
 from compress.quantise.qat import QAT
 from compress.recipe import Choice
+from compress.regularise.swa import SWA
 from compress.students.ngram import NGram
 from compress.students.truncated import Truncated
 from compress.supervised import Supervised
@@ -44,6 +45,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "prune/rewind": Rewind,
     "prune/structured": StructuredPruning,
     "quantise/qat": QAT,
+    "regularise/swa": SWA,
     "supervised": Supervised,
 }
 
