@@ -23,6 +23,8 @@ from compress.prune.rewind import Rewind
 from compress.prune.structured import StructuredPruning
 from compress.quantise.qat import QAT
 from compress.recipe import Choice
+from compress.regularise.delta_sam import DeltaSAM
+from compress.regularise.sam import SAM
 from compress.regularise.swa import SWA
 from compress.students.ngram import NGram
 from compress.students.truncated import Truncated
@@ -45,6 +47,8 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "prune/rewind": Rewind,
     "prune/structured": StructuredPruning,
     "quantise/qat": QAT,
+    "regularise/delta-sam": DeltaSAM,
+    "regularise/sam": SAM,
     "regularise/swa": SWA,
     "supervised": Supervised,
 }

@@ -1,12 +1,13 @@
 """The one interface of this package: what a published technique may do to a training run.
 
-A run has five moments. A technique overrides those that its paper needs and no others:
+A run has six moments. A technique overrides those that its paper needs and no others:
 
-    prepare        once, before the optimiser exists   change the model, add parameters, ask for taps
-    loss           every micro-batch                   give one weighted term of the objective
-    before_update  gradients are ready                 change the gradients
-    after_update   weights have moved                  move schedules on, average weights
-    finish         once, at the end                    put back what the artefact must not contain
+    prepare          once, before the optimiser exists   change the model, add parameters, ask for taps
+    before_backward  an update's examples are there      look at them, with forwards of its own
+    loss             every micro-batch                   give one weighted term of the objective
+    before_update    gradients are ready                 change the gradients, or have them taken elsewhere
+    after_update     weights have moved                  move schedules on, average weights
+    finish           once, at the end                    put back what the artefact must not contain
 
 Before anything trains, a rehearsal calls `prepare` and `finish` of every stage with no update between them,
 on a model that is then thrown away: what cannot work must raise ValueError in one of the two.
@@ -43,7 +44,7 @@ COSTS = ("student", "teacher", "backward", "seconds")  # examples through each i
 
 
 class Technique:
-    """Base of all techniques: five moments, each of which does nothing here.
+    """Base of all techniques: six moments, each of which does nothing here.
 
     Subclasses are dataclasses whose fields are the hyper-parameters of the paper, under the paper's
     names. An instance serves one run, since `prepare` may keep state on it.
@@ -54,6 +55,7 @@ class Technique:
     reshapes: ClassVar[bool] = False  # `prepare` removes modules, so it goes before that of all others
 
     def prepare(self, run: "Run") -> None: ...
+    def before_backward(self, run: "Run") -> None: ...
     def loss(self, step: "Step") -> Tensor | None: ...
     def before_update(self, run: "Run") -> None: ...
     def after_update(self, run: "Run") -> None: ...

@@ -126,6 +126,8 @@ def update(run: Run, data: Updates, weights: list[nn.Parameter], options: TrainR
     run.batches, run.rows = data.update(run.step), len(data.rows(run.step))
     for group in run.optimizer.param_groups:
         group["lr"] = options.lr * run.schedule(run.progress)
+    for technique in run.techniques.values():
+        technique.before_backward(run)
     run.backward()
     for technique in run.techniques.values():
         technique.before_update(run)
