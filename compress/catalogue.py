@@ -24,6 +24,7 @@ from compress.prune.structured import StructuredPruning
 from compress.quantise.qat import QAT
 from compress.recipe import Choice
 from compress.regularise.delta_sam import DeltaSAM
+from compress.regularise.hype import HyPe
 from compress.regularise.sam import SAM
 from compress.regularise.swa import SWA
 from compress.students.ngram import NGram
@@ -48,6 +49,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "prune/structured": StructuredPruning,
     "quantise/qat": QAT,
     "regularise/delta-sam": DeltaSAM,
+    "regularise/hype": HyPe,
     "regularise/sam": SAM,
     "regularise/swa": SWA,
     "supervised": Supervised,
