@@ -23,6 +23,7 @@ from compress.prune.rewind import Rewind
 from compress.prune.structured import StructuredPruning
 from compress.quantise.qat import QAT
 from compress.recipe import Choice
+from compress.regularise.alrs import ALRS
 from compress.regularise.delta_sam import DeltaSAM
 from compress.regularise.hype import HyPe
 from compress.regularise.sam import SAM
@@ -48,6 +49,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "prune/rewind": Rewind,
     "prune/structured": StructuredPruning,
     "quantise/qat": QAT,
+    "regularise/alrs": ALRS,
     "regularise/delta-sam": DeltaSAM,
     "regularise/hype": HyPe,
     "regularise/sam": SAM,
