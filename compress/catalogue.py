@@ -27,6 +27,7 @@ from compress.regularise.alrs import ALRS
 from compress.regularise.delta_sam import DeltaSAM
 from compress.regularise.hype import HyPe
 from compress.regularise.sam import SAM
+from compress.regularise.slow_teacher import SlowTeacher
 from compress.regularise.swa import SWA
 from compress.students.ngram import NGram
 from compress.students.truncated import Truncated
@@ -53,6 +54,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "regularise/delta-sam": DeltaSAM,
     "regularise/hype": HyPe,
     "regularise/sam": SAM,
+    "regularise/slow-teacher": SlowTeacher,
     "regularise/swa": SWA,
     "supervised": Supervised,
 }

@@ -19,6 +19,7 @@ train with the student, its buffers ride in the checkpoint, and all of it is dro
 Shapes: B batch, L tokens, D width, H heads, C classes.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -53,6 +54,7 @@ class Technique:
     needs: ClassVar[tuple[str, ...]] = ()  # "teacher", and outputs of forwards: "hidden_states", "attentions"
     kinds: ClassVar[tuple[str, ...]] = KINDS  # of tasks that it is for
     reshapes: ClassVar[bool] = False  # `prepare` removes modules, so it goes before that of all others
+    moves_teacher: ClassVar[bool] = False  # so the run has a copy of it, and no cache answers for it
 
     def prepare(self, run: "Run") -> None: ...
     def before_backward(self, run: "Run") -> None: ...
@@ -115,6 +117,8 @@ class Run:
                 raise ValueError(f"{name} is for {' and '.join(technique.kinds)}, and this task is {self.kind}")
             if "teacher" in technique.needs and self.teacher is None:
                 raise ValueError(f"{name} learns from a teacher, and the run has none")
+        if self.teacher is not None and self.moves_teacher:
+            self.teacher = copy.deepcopy(self.teacher)
         for technique in sorted(self.techniques.values(), key=lambda t: not t.reshapes):
             technique.prepare(self)
 
@@ -136,9 +140,15 @@ class Run:
         return {need for technique in self.techniques.values() for need in technique.needs}
 
     @property
+    def moves_teacher(self) -> bool:
+        """Whether some technique changes the teacher's weights."""
+        return any(technique.moves_teacher for technique in self.techniques.values())
+
+    @property
     def needs_only_logits(self) -> bool:
-        """Whether the teacher is asked for its logits and nothing else, so that a cache may answer."""
-        return self.needs == {"teacher"} and not (self.teacher and self.tapped.get(self.teacher))
+        """Whether the teacher stays as it is and is asked for logits alone, so that a cache may answer."""
+        tapped = self.teacher and self.tapped.get(self.teacher)
+        return self.needs == {"teacher"} and not (tapped or self.moves_teacher)
 
     def backward(self) -> None:
         """Set every gradient to that of the summed terms over the current update, over all processes.
