@@ -28,11 +28,16 @@ class Frozen(BaseModel):
 class TaskRecipe(Frozen):
     """Where the examples are and what is asked of them.
 
+    Several datasets are domains of one task: each gives its share of `limit`, and their validation and test splits are
+    put together. With `unseen`, a domain that nothing is trained or selected on, its test split is reported as `test`,
+    and that of `dataset` as `known`.
+
     `kind: embedding` asks for one vector a text: the examples are pairs of texts with a score of how much they say the
     same, their cosine is held against it, and `metric` is spearman or pearson of the two.
     """
 
-    dataset: str  # local folder or file, `builtin:film-reviews`, or a Hugging Face hub name
+    dataset: str | tuple[str, ...]  # local folder or file, `builtin:film-reviews`, or a Hugging Face hub name
+    unseen: str | None = None  # a dataset to report on alone
     config: str | None = None  # of a hub dataset
     train: str | None = None  # split names; None: the usual ones
     validation: str | None = None
@@ -47,6 +52,21 @@ class TaskRecipe(Frozen):
     selection: float | None = Field(None, gt=0, lt=1)  # share of train to select checkpoints and files on
     limit: int | None = Field(None, gt=0)  # training examples at most
     seed: int | None = None  # of what is carved from train; None: the recipe's
+
+    @model_validator(mode="after")
+    def _domains_of_their_own(self) -> Self:
+        twice = [name for name in (*self.domains, self.unseen) if (*self.domains, self.unseen).count(name) > 1]
+        if not self.domains or twice:
+            raise ValueError(
+                "task.dataset must name one dataset or several different ones, and task.unseen another, "
+                + (f"got {twice[0]} twice" if twice else "got none")
+            )
+        return self
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The datasets that are trained on, one or several."""
+        return (self.dataset,) if isinstance(self.dataset, str) else self.dataset
 
     @model_validator(mode="after")
     def _embedding_of_pairs(self) -> Self:

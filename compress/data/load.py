@@ -1,5 +1,6 @@
 """From a recipe's task to the texts and labels that train, select and report."""
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 
 from compress.data import splits
 from compress.data.labels import Labels
-from compress.data.read import Found, read
+from compress.data.read import Found, read, read_unseen
 from compress.data.splits import Parts
 from serve.measures import DEFAULT_METRIC, higher_is_better
 
@@ -74,20 +75,19 @@ def load(task: "TaskRecipe", *, seed: int) -> Data:
 
     How labels are read is told in `compress.data.labels`, how splits are found in `compress.data.read`, and how
     missing ones are carved in `compress.data.splits`. The same task, rows and seed give the same splits.
-    Of an embedding the texts of a pair come apart, and scores lie from 0 to 1, as cosines shall.
+    Several domains are each split by themselves and then put together. Of an embedding the texts of a pair come apart,
+    and scores lie from 0 to 1, as cosines shall.
     Raises ValueError for what a user can mend: columns, labels, empty splits, unreadable files.
     """
     found = read(task)
     embeds = task.kind == "embedding"
-    labels = Labels.of(found.train, task.label, "regression" if embeds else task.kind, where=found.where)
+    labels = Labels.of(_together(found), task.label, "regression" if embeds else task.kind, where=found[0].where)
     kind = "embedding" if embeds else labels.kind
     metric = _metric(task.metric, kind)
-    parts, notes = _parts(found, task, labels)
-    parts, more = splits.arrange(parts, labels.kind, selection=task.selection, seed=seed)
-    notes += more
-    if task.limit is not None and task.limit < len(parts.train):
-        notes.append(f"training rows limited to {task.limit:,} of {len(parts.train):,}, stratified by label")
-        parts = splits.limited(parts, labels, task.limit, seed=seed)
+    parts, notes = _joined([_domain(domain, task, labels, len(found), seed=seed) for domain in found])
+    if task.unseen is not None:
+        parts, more = _with_unseen(parts, task, labels)
+        notes += more
     if embeds:
         parts, more = _apart(parts)
         notes += more
@@ -106,6 +106,60 @@ def load(task: "TaskRecipe", *, seed: int) -> Data:
         notes=tuple(notes),
         fingerprint=_fingerprint(names, {"train": parts.train, "selection": parts.selection} | parts.reports),
     )
+
+
+def _together(found: list[Found]) -> "Dataset":
+    """The training rows of all domains, whose columns must be of the same types."""
+    import datasets
+
+    first = found[0]
+    for other in found[1:]:
+        if other.train.features != first.train.features:
+            raise ValueError(
+                f"the datasets of one task must have columns of the same types; {first.where} has "
+                f"{first.train.features}, {other.where} has {other.train.features}: convert one of them"
+            )
+    return datasets.concatenate_datasets([one.train for one in found]) if len(found) > 1 else first.train
+
+
+def _domain(found: Found, task: "TaskRecipe", labels: Labels, domains: int, *, seed: int) -> tuple[Parts, list[str]]:
+    """One domain's splits with its share of `task.limit`; notes begin with its name where there are several."""
+    labels = dataclasses.replace(labels, where=found.where)
+    parts, notes = _parts(found, task, labels)
+    parts, more = splits.arrange(parts, labels.kind, selection=task.selection, seed=seed)
+    notes += more
+    limit = None if task.limit is None else task.limit // domains
+    if limit is not None and limit < len(parts.train):
+        notes.append(f"training rows limited to {limit:,} of {len(parts.train):,}, stratified by label")
+        parts = splits.limited(parts, labels, limit, seed=seed)
+    return parts, notes if domains == 1 else [f"{found.where}: {note}" for note in notes]
+
+
+def _joined(domains: list[tuple[Parts, list[str]]]) -> tuple[Parts, list[str]]:
+    """All domains' splits, without leaks from one domain to another."""
+    parts, notes = [parts for parts, _ in domains], [note for _, notes in domains for note in notes]
+    if len(parts) == 1:
+        return parts[0], notes
+    names = dict.fromkeys(name for one in parts for name in one.reports)
+    reports = {name: _appended([one.reports[name] for one in parts if name in one.reports]) for name in names}
+    selections = [one.selection for one in parts if one.selection is not None]
+    joined = Parts(_appended([one.train for one in parts]), _appended(selections), reports)
+    return splits.apart(joined, notes), notes
+
+
+def _appended(parts: list[Examples]) -> Examples:
+    return Examples([text for part in parts for text in part.texts], np.concatenate([part.labels for part in parts]))
+
+
+def _with_unseen(parts: Parts, task: "TaskRecipe", labels: Labels) -> tuple[Parts, list[str]]:
+    """The same, reported on a domain of its own as `test`, and as `known` on what was the report."""
+    assert task.unseen is not None
+    split, dataset = read_unseen(task, task.unseen)
+    known = parts.reports.get("test") or next(iter(parts.reports.values()))
+    unseen = _examples(dataset, split, task, dataclasses.replace(labels, where=task.unseen), task.unseen)
+    notes = [f"test is the {split} split of {task.unseen}, known that of what is trained on"]
+    reported = Parts(parts.train, parts.selection, {"test": unseen, "known": known})
+    return splits.apart(reported, notes), notes
 
 
 def unlabelled(texts: list[str], data: Data) -> Examples:

@@ -49,9 +49,29 @@ class Found:
     test: "Dataset | None"
 
 
-def read(task: "TaskRecipe") -> Found:
-    """The splits that `task` names, or those with the usual names."""
-    name, path = task.dataset, Path(place(task.dataset))
+def read(task: "TaskRecipe") -> list[Found]:
+    """Of each domain of `task` the splits that it names, or those with the usual names."""
+    return [_domain(task, name) for name in task.domains]
+
+
+def _domain(task: "TaskRecipe", name: str) -> Found:
+    found = _splits(task, name, tuple(USUAL))
+    train = found["train"]
+    assert train is not None
+    return Found(name, train, found["validation"], found["test"])
+
+
+def read_unseen(task: "TaskRecipe", name: str) -> tuple[str, "Dataset"]:
+    """The split that a dataset is reported on, test before validation, and its name."""
+    found = _splits(task, name, ("test", "validation"))
+    for split, dataset in found.items():
+        if dataset is not None:
+            return split, dataset
+    raise ValueError(f"task.unseen must have a test or a validation split; {name} has neither: name another dataset")
+
+
+def _splits(task: "TaskRecipe", name: str, wanted: tuple[str, ...]) -> "dict[str, Dataset | None]":
+    path = Path(place(name))
     if name.startswith("builtin:"):
         if name not in BUILTIN:
             raise ValueError(f"a builtin dataset must be one of {', '.join(BUILTIN)}; got {name!r}")
@@ -60,18 +80,17 @@ def read(task: "TaskRecipe") -> Found:
         if task.config is not None:
             raise ValueError(f"task.config is for datasets on the hub; {name} is a local path: leave task.config out")
         files = _folder(path) if path.is_dir() else {"train": [path]}
-        chosen = {_choose(files, split, getattr(task, split), name) for split in USUAL} - {None}
+        chosen = {_choose(files, split, getattr(task, split), name) for split in wanted} - {None}
         parts = {split: _local(files[split]) for split in files if split in chosen}
     else:
         parts = _hub(name, task.config)
-    picked = {split: _choose(parts, split, getattr(task, split), name) for split in USUAL}
+    picked = {split: _choose(parts, split, getattr(task, split), name) for split in wanted}
     datasets = {split: parts[key] if key is not None else None for split, key in picked.items()}
     for split, dataset in datasets.items():
         if dataset is not None:
             optional = {task.label} if split != "train" else set()  # a test split may come without labels
             datasets[split] = _columns(dataset, (*task.text, task.label), optional, f"{split} split of {name}")
-    assert datasets["train"] is not None
-    return Found(name, datasets["train"], datasets["validation"], datasets["test"])
+    return datasets
 
 
 def unlabelled(texts: "TextsRecipe") -> list[str]:
@@ -81,9 +100,10 @@ def unlabelled(texts: "TextsRecipe") -> list[str]:
     task = TaskRecipe(
         dataset=texts.dataset, config=texts.config, train=texts.split, text=(texts.text,), label=texts.text
     )
-    column: list[str] = read(task).train[texts.text][:]
-    if found := next((value for value in column if not isinstance(value, str | None)), None):
-        raise ValueError(f"a corpus needs text; column {texts.text!r} of {texts.dataset} holds {found!r}: name another")
+    (found,) = read(task)
+    column: list[str] = found.train[texts.text][:]
+    if odd := next((value for value in column if not isinstance(value, str | None)), None):
+        raise ValueError(f"a corpus needs text; column {texts.text!r} of {texts.dataset} holds {odd!r}: name another")
     return column
 
 

@@ -63,6 +63,16 @@ def arrange(found: Parts, kind: str, *, selection: float | None, seed: int) -> t
     return Parts(train, validation, reports), notes
 
 
+def apart(parts: Parts, notes: list[str]) -> Parts:
+    """The same without rows whose text also stands in a report, or of train in selection; `notes` get the counts."""
+    assert parts.selection is not None
+    reported = {key(text) for part in parts.reports.values() for text in part.texts}
+    selection = _without(parts.selection, reported, "validation", "a report", notes)
+    train = _without(parts.train, reported, "training", "a report", notes)
+    train = _without(train, {key(text) for text in selection.texts}, "training", "the selection split", notes)
+    return replace(parts, train=train, selection=selection)
+
+
 def limited(parts: Parts, labels: "Labels", limit: int, *, seed: int) -> Parts:
     """The same with at most `limit` training rows; every class keeps at least one."""
     classes = len(np.unique(parts.train.labels)) if labels.kind == "classification" else 1
