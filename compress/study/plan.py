@@ -122,7 +122,8 @@ class Unique(yaml.SafeLoader):  # type: ignore[misc]  # yaml comes without types
     """YAML in which a key that stands twice is an error: PyYAML keeps the last arm of a name and says nothing."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]  # `<<: *anchor` brings its own
+        seen = [self.construct_object(key, deep=True) for key in keys]
         if twice := next((key for key in seen if seen.count(key) > 1), None):
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {twice!r} stands there twice", node.start_mark

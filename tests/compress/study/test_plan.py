@@ -49,6 +49,17 @@ def test_the_later_layer_wins(write_study: Write) -> None:
     ]
 
 
+def test_tasks_may_share_keys(write_study: Write) -> None:
+    """YAML's own way: a task's keys under a name, merged into another, whose own win."""
+    path = write_study(
+        ("cola: {", "cola: &shared {stages.0.epochs: 7, "),
+        ("sst2: {", "sst2: {<<: *shared, stages.0.warmup: 0.3, "),
+    )
+    stages = {job.name: job.recipe.stages[0] for job in planned(path)}
+    assert stages["dense/cola/0"].epochs == stages["dense/sst2/0"].epochs == 7
+    assert stages["dense/sst2/0"].warmup == 0.3
+
+
 def test_an_arm_may_have_a_recipe_of_its_own(write_study: Write, tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(BASE.replace("0.5", "0.75"), encoding="utf-8")
     path = write_study(("sparse: {", "sparse: {recipe: other.yaml, stages.0.epochs: 2, "), ("stages.0.lr: 0.25", ""))
