@@ -28,10 +28,10 @@ def displaced(weights: Sequence[Tensor], by: Sequence[Tensor], scale: float | Te
                 if move.is_sparse:
                     rows_U, values_UD = parts(move)
                     before.append((weight, rows_U, weight[rows_U]))
-                    weight.index_add_(0, rows_U, values_UD * scale)
+                    weight.index_add_(0, rows_U, values_UD, alpha=float(scale))
                 else:
                     before.append((weight, None, weight.detach().clone()))
-                    weight.add_(move * scale)
+                    weight.add_(move, alpha=float(scale))
         yield
     finally:
         with torch.no_grad():

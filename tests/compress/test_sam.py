@@ -92,7 +92,7 @@ def test_scores_are_second_differences_over_the_noise() -> None:
     assert shares(torch.tensor([1e-30, 3e-30]), 1.0).tolist() == [0.5, 0.5]
 
 
-def gradient(student: Any, *more: Technique, power: int | None = None) -> Tensor:
+def gradient(student: Any, *more: Technique) -> Tensor:
     """That which the optimiser would get, dropout off."""
     run = Run(copy.deepcopy(student).eval(), {str(i): t for i, t in enumerate((Supervised(), *more))}, steps=1)
     run.prepare()
@@ -121,29 +121,41 @@ def test_delta_sam_of_examples_alike_is_sam(student: Any) -> None:
 
 
 def test_delta_sam_climbs_the_reweighted_loss(student: Any) -> None:
-    """Oracle: the weighted loss written out, its gradient's direction, the mean loss's gradient there."""
-    technique = DeltaSAM()
+    """Oracle: the weighted loss written out, a step up its gradient, the gradient of the mean loss there."""
+    technique = DeltaSAM(power=2)
+    torch.manual_seed(1)
     found = gradient(student, technique)
-    model = copy.deepcopy(student).eval()
     (batch,) = examples().update(0)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    model = copy.deepcopy(student).eval()
     torch.manual_seed(1)
-    run = Run(copy.deepcopy(model), {"it": technique}, steps=1)
+    weights_B, params = shares_of(technique, model, batch), list(model.parameters())
+    losses_B = nn.functional.cross_entropy(model(**inputs).logits, batch["labels"], reduction="none")
+    up = torch.autograd.grad((weights_B * losses_B).sum(), params)
+    length = torch.cat([g.flatten() for g in up]).norm()
+    with torch.no_grad():
+        for p, g in zip(params, up, strict=True):
+            p += 0.05 * g / length
+    task_loss(model(**inputs).logits, batch["labels"]).backward()
+    assert torch.allclose(found, torch.cat([p.grad.flatten() for p in params]), atol=1e-5)
+
+
+def shares_of(technique: DeltaSAM, model: Any, batch: dict[str, Tensor]) -> Tensor:
+    run = Run(model, {"it": technique}, steps=1)
     technique.prepare(run)
     run.batches = [batch]
     technique.before_backward(run)
-    weights, params = technique.shares[0], list(model.parameters())
-    losses = nn.functional.cross_entropy(model(**inputs).logits, batch["labels"], reduction="none")
-    up = torch.autograd.grad((weights * losses).sum(), params, allow_unused=True)
-    length = torch.cat([g.flatten() for g in up if g is not None]).norm()
-    with torch.no_grad():
-        for p, g in zip(params, up, strict=True):
-            p += 0 if g is None else 0.05 * g / length
-    task_loss(model(**inputs).logits, batch["labels"]).backward()
-    expected = torch.cat([p.grad.flatten() for p in params if p.grad is not None])
-    apart = (found - expected).norm() / expected.norm()
-    assert apart < 0.2  # `found` drew other noise for its weights
-    assert apart < (found - gradient(student)).norm() / expected.norm()
+    return technique.shares[0]
+
+
+def test_scores_are_taken_without_dropout(student: Any) -> None:
+    (batch,) = examples().update(0)
+    found = []
+    for training in (True, False):
+        torch.manual_seed(0)
+        found.append(shares_of(DeltaSAM(), student.train(training), batch))
+        assert student.training == training
+    assert torch.equal(*found) and found[0].std() > 0.01
 
 
 def test_an_example_without_a_label_is_the_teachers() -> None:
