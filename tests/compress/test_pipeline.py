@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from compress import flatness
 from compress.pipeline import compress
 from compress.recipe import RECIPES, Recipe
 from serve import artefact
@@ -103,6 +104,13 @@ def test_the_manifest_says_how_it_was_made(made: Path) -> None:
     assert {row["name"] for row in manifest.candidates} >= {"fp32", "dynamic", "static"}
     assert (made.with_name("student.run") / "test.parquet").exists()
     assert (made / "README.md").read_text(encoding="utf-8").strip()
+
+
+def test_flatness_is_measured_of_an_artefact(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flatness, "EXAMPLES", 64)
+    found = flatness.of_artefact(made)
+    assert list(found["noise_rise"]) == ["0.01", "0.02", "0.05", "0.1"]
+    assert found["sharpness"] > 0 and found["top_eigenvalue"] != 0 and found["loss"] < 0.7
 
 
 def test_a_finished_run_is_kept_or_refused(made: Path, toy_settings: list[str]) -> None:
