@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import shutil
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import nn
 
 from compress import catalogue, corpus, masked
@@ -43,7 +44,8 @@ def compress(
     the last stay, for other runs that begin with the same ones. Raises ValueError, before any training, for
     whatever in the recipe, its data or its folders a user can mend.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    patient = InitProcessGroupKwargs(timeout=timedelta(days=7))  # the others wait while one exports and measures
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patient])
     if accelerator.num_processes > 1:
         say(f"{accelerator.num_processes} processes share each update")
     student = catalogue.make(recipe.student, catalogue.STUDENTS)
