@@ -96,6 +96,12 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     return model.get_submodule(encoder_path(model))
 
 
+def embeddings(model: nn.Module) -> nn.Module:
+    """The module that makes vectors [B, L, D] of ids: words, positions, types, normalisation and dropout."""
+    bare = getattr(model, "base_model", None) is model
+    return (model if bare else model.get_submodule(model.base_model_prefix)).embeddings
+
+
 def part(model: nn.Module, block: int, name: str) -> str:
     """Dotted name of a part of a block (counted from 0): a field of Anatomy that names a module."""
     return f"{encoder_path(model)}.{block}.{getattr(anatomy(model), name)}"

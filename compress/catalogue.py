@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from compress.distil.continuation import Continuation
+from compress.distil.cr_ild import CRILD
 from compress.distil.distilbert import DistilBERT
 from compress.distil.embeddings import EmbeddingDistillation
 from compress.distil.iit import InterchangeIntervention
@@ -36,6 +37,7 @@ from compress.technique import Technique
 
 TECHNIQUES: dict[str, type[Technique]] = {
     "distil/continuation": Continuation,
+    "distil/cr-ild": CRILD,
     "distil/distilbert": DistilBERT,
     "distil/embeddings": EmbeddingDistillation,
     "distil/iit": InterchangeIntervention,
