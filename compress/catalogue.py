@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from compress.distil.continuation import Continuation
 from compress.distil.cr_ild import CRILD
+from compress.distil.disco import DisCo
 from compress.distil.distilbert import DistilBERT
 from compress.distil.embeddings import EmbeddingDistillation
 from compress.distil.iit import InterchangeIntervention
@@ -38,6 +39,7 @@ from compress.technique import Technique
 TECHNIQUES: dict[str, type[Technique]] = {
     "distil/continuation": Continuation,
     "distil/cr-ild": CRILD,
+    "distil/disco": DisCo,
     "distil/distilbert": DistilBERT,
     "distil/embeddings": EmbeddingDistillation,
     "distil/iit": InterchangeIntervention,

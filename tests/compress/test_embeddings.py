@@ -218,6 +218,17 @@ def made(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "student"
 
 
+def test_the_recipe_of_disco_runs(
+    made: Path, settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANTAM_CACHE", str(made.parent / "cache"))  # the teacher is there
+    corpus = ["corpus.texts=[{}]", f"corpus.texts.0.dataset={made.parent / 'corpus.csv'}"]
+    mine = ["stages.0.techniques.0.queue=16", "stages.0.epochs=1", "export.int8=[static]"]
+    manifest = compress(Recipe.read("disco", [*settings, *corpus, *mine]), tmp_path / "student").manifest
+    assert manifest.task.embedding is not None and manifest.task.embedding.size == 16
+    assert 0 < manifest.provenance["cost"][-1]["teacher"] < 1000  # each text once: vectors come from the cache
+
+
 def test_the_student_puts_like_beside_like(made: Path) -> None:
     """Oracle: scipy, over the vectors that the served file gives and the scores that the run put aside."""
     import pyarrow.parquet as pq

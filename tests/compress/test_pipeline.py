@@ -123,7 +123,15 @@ def test_a_finished_run_is_kept_or_refused(made: Path, toy_settings: list[str]) 
         compress(Recipe.read("demo", [*toy_settings, *SHORT, "seed=1"]), made, resume=True)
 
 
-ELSEWHERE = {"embedding", "ngram", "prune-ofa", "prune-ofa-transfer"}  # tests of their own run these
+ELSEWHERE = {
+    "disco",
+    "distilbert-corpus",
+    "embedding",
+    "ngram",
+    "prune-ofa",
+    "prune-ofa-transfer",
+    "tinybert-augment",
+}  # tests of their own run these
 
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in RECIPES.glob("*.yaml")} - ELSEWHERE))
