@@ -2,7 +2,9 @@
 
 Devlin, Chang, Lee, Toutanova 2019, "BERT", https://arxiv.org/abs/1810.04805, section 3.1 (which word pieces are
 masked, and with what); Liu et al. 2019, "RoBERTa", https://arxiv.org/abs/1907.11692, section 4.1 (dynamic masking)
-and 4.2 (sequences that run over the ends of texts, so that nothing is padded, and no next-sentence task).
+and 4.2 (sequences that run over the ends of texts, so that nothing is padded, and no next-sentence task); Sanh,
+Debut, Chaumond, Wolf 2019, "DistilBERT", https://arxiv.org/abs/1910.01108, whose released code masks rare word pieces
+more often.
 """
 
 import hashlib
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compress.data.load import NO_LABEL
 from compress.data.read import unlabelled
 from compress.data.sentences import split
 from compress.progress import say
@@ -82,6 +85,8 @@ class Corpus:
         *,
         masked: float,
         size: int,
+        smoothing: float | None = None,
+        every: bool = False,
         seed: int = 0,
         accumulate: int = 1,
         rank: int = 0,
@@ -91,7 +96,8 @@ class Corpus:
         self.sequences, self.masked, self.size, self.seed = rows, masked, size, seed
         self.accumulate, self.rank, self.world, self.device = accumulate, rank, world, device
         self.mask_id, self.vocabulary = tokenizer.mask_token_id, len(tokenizer)
-        self.special = np.array(tokenizer.all_special_ids)
+        self.special, self.every = np.array(tokenizer.all_special_ids), every
+        self.odds_V = None if smoothing is None else odds(rows, self.special, self.vocabulary, smoothing)
         self.order = lru_cache(maxsize=1)(self._order)
 
     def __len__(self) -> int:
@@ -107,23 +113,28 @@ class Corpus:
     def update(self, step: int) -> list[Batch]:
         rows = self.rows(step)
         random = np.random.default_rng([self.seed, 1, step])
-        given, chosen = mask(
-            self.sequences[rows].astype(np.int64), self.special, self.mask_id, self.vocabulary, self.masked, random
-        )
+        ids = self.sequences[rows].astype(np.int64)
+        chosen = None if self.odds_V is None else drawn(ids, self.odds_V, self.masked, random)
+        given, chosen = mask(ids, self.special, self.mask_id, self.vocabulary, self.masked, random, chosen=chosen)
         mine = np.arange(len(rows))[self.rank :: self.world]
         return [
-            self.tensors(rows[part], given[part], chosen[part])
+            self.tensors(rows[part], given[part], chosen[part], every=self.every)
             for part in np.array_split(mine, self.accumulate)
             if len(part)
         ]
 
-    def tensors(self, rows: np.ndarray, given: np.ndarray, chosen: np.ndarray) -> Batch:
-        """input_ids and attention_mask [B, L], positions and labels [M] of what is to be predicted, rows [B]."""
+    def tensors(self, rows: np.ndarray, given: np.ndarray, chosen: np.ndarray, *, every: bool = False) -> Batch:
+        """input_ids and attention_mask [B, L], positions and labels [M] of what is to be predicted, rows [B].
+
+        With `every` the positions are all there are, [B L], and the label is -100 where nothing was masked.
+        """
+        labels = np.where(chosen, self.sequences[rows].astype(np.int64), NO_LABEL)
+        asked = np.ones_like(chosen) if every else chosen
         batch = {
             "input_ids": given,
             "attention_mask": np.ones_like(given),
-            "positions": np.flatnonzero(chosen),
-            "labels": self.sequences[rows].astype(np.int64)[chosen],
+            "positions": np.flatnonzero(asked),
+            "labels": labels[asked],
             "rows": rows,
         }
         return {name: torch.from_numpy(value).to(self.device) for name, value in batch.items()}
@@ -137,16 +148,45 @@ class Corpus:
             yield self.tensors(rows, *mask(ids, self.special, self.mask_id, self.vocabulary, self.masked, random))
 
 
+def odds(ids_BL: np.ndarray, special: np.ndarray, vocabulary: int, smoothing: float) -> np.ndarray:
+    """[V]: how often to mask each word piece: its count in `ids_BL` to the power of -smoothing; special ones never."""
+    counts_V = np.bincount(ids_BL.ravel(), minlength=vocabulary)
+    odds_V: np.ndarray = np.maximum(counts_V, 1.0) ** -smoothing
+    odds_V[special] = 0
+    return odds_V
+
+
+def drawn(ids_BL: np.ndarray, odds_V: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """ceil(share B L) positions [B, L] (bool), drawn one by one from the whole batch with these odds, none twice.
+
+    They are those whose waiting times are shortest, where these are exponential and the odds their rates.
+    """
+    odds_N = odds_V[ids_BL.ravel()]
+    waits_N = np.full(odds_N.shape, np.inf)
+    np.divide(random.exponential(size=odds_N.shape), odds_N, out=waits_N, where=odds_N > 0)
+    chosen = np.zeros(odds_N.shape, dtype=bool)
+    chosen[np.argsort(waits_N)[: min(math.ceil(share * len(odds_N)), np.count_nonzero(odds_N))]] = True
+    return chosen.reshape(ids_BL.shape)
+
+
 def mask(
-    ids_BL: np.ndarray, special: np.ndarray, mask_id: int, vocabulary: int, share: float, random: np.random.Generator
+    ids_BL: np.ndarray,
+    special: np.ndarray,
+    mask_id: int,
+    vocabulary: int,
+    share: float,
+    random: np.random.Generator,
+    *,
+    chosen: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the model is given [B, L], and which word pieces it is to predict [B, L] (bool).
 
-    `share` of the ordinary word pieces are chosen; of these 80 % become the mask, 10 % any other, 10 % stay.
-    At least one is chosen, so that a loss exists.
+    `share` of the ordinary word pieces are chosen, unless `chosen` is given; of these 80 % become the mask, 10 % any
+    other, 10 % stay. At least one is chosen, so that a loss exists.
     """
     ordinary = ~np.isin(ids_BL, special)
-    chosen = (random.random(ids_BL.shape) < share) & ordinary
+    if chosen is None:
+        chosen = (random.random(ids_BL.shape) < share) & ordinary
     if not chosen.any():
         chosen.flat[np.flatnonzero(ordinary)[:1]] = True
     fate = random.random(ids_BL.shape)

@@ -42,7 +42,7 @@ def keys(recipe: Recipe, texts: list[list[str]]) -> list[str]:
             "model": weights_digest(str(source)),
             "tokenizer": hashlib.sha256(tokenizer.read_bytes() if tokenizer.exists() else b"").hexdigest(),
             "texts": corpus.fingerprint(texts),
-            "corpus": recipe.settled_corpus.model_dump(exclude={"texts"}),
+            "corpus": recipe.settled_corpus.model_dump(exclude={"texts"}, exclude_none=True),
         }
     )
     chain = []
@@ -97,7 +97,8 @@ def train(
     common = {"masked": recipe.masked, "seed": recipe.seed, "device": accelerator.device}
     shares = {"rank": accelerator.process_index, "world": accelerator.num_processes, "accumulate": stage.accumulate}
     score = corpus.scorer(Corpus(held_out, tokenizer, size=64, **common))
-    updates = Corpus(learned, tokenizer, size=stage.batch_size, **common, **shares)
+    asked = {"smoothing": recipe.smoothing, "every": stage.predict == "all"}
+    updates = Corpus(learned, tokenizer, size=stage.batch_size, **common, **asked, **shares)
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     with autocast_for(stage.precision, accelerator.device)():
         before = corpus.perplexity(score(model.to(accelerator.device).eval()))

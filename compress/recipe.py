@@ -156,7 +156,8 @@ class CorpusRecipe(Frozen):
     texts: tuple[TextsRecipe, ...] = Field(min_length=1)
     max_length: int = Field(128, ge=8)  # word pieces a sequence, special ones included
     masked: float = Field(0.15, gt=0, lt=1)  # share of word pieces to predict
-    held_out: int = Field(256, gt=0)  # sequences that perplexity is measured on
+    smoothing: float | None = Field(None, ge=0)  # masks go to a word piece seen n times with odds n ** -smoothing
+    held_out: int = Field(256, gt=0)  # sequences that perplexity is measured on, masked without smoothing
     seed: int | None = 0  # of order and masks; None: the recipe's, and then each seed is pre-trained anew
 
 
@@ -165,6 +166,7 @@ class PretrainingStage(StageRecipe):
 
     teacher: Literal["start"] = "start"
     texts: None = None
+    predict: Literal["masked", "all"] | None = None  # positions that have logits; None: the masked ones
     updates: int | None = Field(None, gt=0)  # instead of epochs
     keep: Literal["best", "last"] = "last"
     evaluations: int = Field(2, ge=1)  # of the held-out loss

@@ -3,10 +3,24 @@
 Sanh, Debut, Chaumond, Wolf 2019, "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and
 lighter", https://arxiv.org/abs/1910.01108, section 3; weights and temperature of the released example.
 
-This is the task form, for a fine-tuned teacher: the task's labels stand where masked-LM labels stand
-in pre-training. The student should start from the teacher's layers (`students/truncated`), which the
-paper finds worth more than any term; unlike the release it keeps token types and pooler, so that the
-folder stays an ordinary model of the teacher's class.
+On a corpus, in a stage of `pretraining`, this is the paper's: the teacher is the model as the stage finds it, a
+masked language model; `predict: all` has soft targets at every position and labels where word pieces were masked
+(without it both are read at the masked ones alone, an option of the release); `corpus.smoothing: 0.7` masks as the
+release does; `prune/layers` with `strategy: spread` leaves layers 0, 2, 4, 7, 9, 11 of twelve. Logits of all
+positions take memory: 2,048 tokens of 30,522 word pieces are 250 MB, several times over, so split an update with
+`accumulate`.
+
+On a task, for a fine-tuned teacher, the task's labels stand where those of masked word pieces stand in pre-training,
+and the student starts from the teacher's layers (`students/truncated`).
+
+Unlike the release ours keeps token types and pooler, so that the folder stays an ordinary model of the teacher's
+class.
+
+When it helps: where the student is a part of its teacher, which the paper finds worth more than any term, and the
+corpus is large; of the terms the soft targets matter most, then the cosine.
+
+When it does not help: for narrower students the cosine has no meaning (`a_cos: 0`); with a few million tokens copied
+layers and fine-tuning may do as well.
 """
 
 from dataclasses import dataclass

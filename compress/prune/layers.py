@@ -2,7 +2,8 @@
 
 Sajjad, Dalvi, Durrani, Nakov 2020, "Poor Man's BERT: Smaller and Faster Transformer Models", https://arxiv.org/abs/2004.03844,
 section 3. The paper only fine-tunes what is left, and drops from the pre-trained model; with a distillation technique
-in the stage, or a student that starts fine-tuned, this is an extension of it. Where the paper leaves room: `alternate`
+in the stage, or a student that starts fine-tuned, this is an extension of it. `spread` is none of the paper's: it keeps
+layers evenly from first to last, as DistilBERT does (`students/truncated`). Where the paper leaves room: `alternate`
 counts from the top, `symmetric` gives an odd kept layer to the bottom, `contribution` removes as many as asked for
 instead of all above a threshold.
 
@@ -21,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.anatomy import blocks
+from compress.students.truncated import spread
 from compress.technique import NOT_INPUTS, Batch, Run, Technique
 from compress.widths import keep_blocks
 
-Strategy = Literal["top", "bottom", "alternate-odd", "alternate-even", "symmetric", "contribution"]
+Strategy = Literal["top", "bottom", "alternate-odd", "alternate-even", "symmetric", "spread", "contribution"]
 
 
 def dropped(strategy: Strategy, depth: int, count: int) -> set[int]:
@@ -36,6 +38,8 @@ def dropped(strategy: Strategy, depth: int, count: int) -> set[int]:
     if strategy == "symmetric":
         bottom = -(-(depth - count) // 2)
         return set(range(bottom + 1, bottom + count + 1))
+    if strategy == "spread":
+        return set(range(1, depth + 1)) - {i + 1 for i in spread(depth - count, depth)}
     assert strategy in ("alternate-odd", "alternate-even"), strategy
     highest = depth - 1 if strategy == "alternate-odd" else depth
     return {highest - 2 * i for i in range(count)}
