@@ -43,15 +43,18 @@ class MaskedLM(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         positions: Tensor,
+        token_type_ids: Tensor | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> SimpleNamespace:
         """Logits [M, V] at `positions` [M], which count along the flattened input [B L]; hidden states [B, L, D]."""
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         encoded = self.lm.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            **types,
         )
         hidden_MD = encoded.last_hidden_state.flatten(0, 1)[positions]
         logits = HEADS[self.config.model_type](self.lm, hidden_MD)

@@ -15,14 +15,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from torch import nn
 
-from compress import catalogue, corpus, masked
+from compress import candidates, catalogue, corpus, masked
 from compress.anatomy import has_blocks
 from compress.data.load import Data, Examples, load, unlabelled
 from compress.embedder import load_for
 from compress.package import package
 from compress.place import begin, claim, stage_folders
 from compress.pretrain import costs as pretraining_costs
-from compress.pretrain import pretrained
+from compress.pretrain import first, pretrained
 from compress.progress import say
 from compress.recipe import Recipe, StageRecipe
 from compress.source import Source
@@ -70,12 +70,17 @@ def compress(
     costs = [cost | {"cached": True} for cost in before]  # made once for all runs that share it
     origin = [tutor.key, Path(start).name if start else None]
     origin += [corpus.fingerprint([list(texts.texts)])] if recipe.reads_corpus else []
+    more = None
+    if recipe.augment is not None:
+        speaker = str(first(Path(start))) if start and recipe.pretraining else None
+        more = candidates.augmented(recipe, examples, speaker, accelerator)
+        origin.append(candidates.fingerprint(more))
     folders = stage_folders(recipe, work, share, origin)
     for number, stage in enumerate(recipe.stages):
         material = partial(
             on_task,
             stage,
-            learning(stage, examples, texts),
+            learning(stage, examples, texts, more),
             pieces,
             accelerator,
             seed=recipe.seed + number,
@@ -114,9 +119,12 @@ def corpus_of(recipe: Recipe, examples: Data) -> Examples:
     return found
 
 
-def learning(stage: StageRecipe, examples: Data, corpus: Examples) -> Data:
+def learning(stage: StageRecipe, examples: Data, corpus: Examples, copies: Examples | None = None) -> Data:
     """`examples`, with the texts that the stage learns from for training."""
     parts = {"corpus": [corpus], "both": [examples.train, corpus]}.get(stage.texts or "task", [examples.train])
+    if stage.texts == "augmented":
+        assert copies is not None
+        parts = [examples.train, copies]
     texts = [text for part in parts for text in part.texts]
     labels = np.concatenate([part.labels for part in parts])
     return dataclasses.replace(examples, train=Examples(texts, labels, max(part.together for part in parts)))
@@ -129,6 +137,8 @@ def rehearse(recipe: Recipe, examples: Data, texts: Examples, student: Any, acce
     model, _ = student.begin(Source(begun, None, examples, texts.texts, start, recipe.seed))
     teacher, _ = load_for(recipe, examples, recipe.teacher.model)
     walk_through(model, teacher, recipe.stages, examples.kind, accelerator)
+    if recipe.augment is not None:
+        candidates.check(recipe.augment)
 
 
 def pretended(recipe: Recipe, examples: Data, accelerator: Accelerator) -> nn.Module:

@@ -71,6 +71,12 @@ def pretrained(recipe: Recipe, accelerator: Accelerator) -> Path:
     return folders[-1]
 
 
+def first(folder: Path) -> Path:
+    """The checkpoint that the first of the stages ended with of which `folder` is the last one's."""
+    before = folder.parent / json.loads((folder / REPORT).read_text(encoding="utf-8"))["start"]
+    return first(before) if (before / REPORT).exists() else folder
+
+
 def costs(folder: Path) -> list[dict[str, Any]]:
     """What the checkpoint in the cache took, stage by stage, and the perplexity that each stage came to."""
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))

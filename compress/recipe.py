@@ -133,7 +133,23 @@ class StageRecipe(TrainRecipe):
 
     techniques: tuple[Choice, ...] = Field(min_length=1)
     teacher: Literal["fine-tuned", "start"] = "fine-tuned"  # start: a frozen copy of the model as the stage finds it
-    texts: Literal["task", "corpus", "both"] | None = None  # to learn from; None: the task's. A corpus has no labels
+    # To learn from; None: the task's. A corpus has no labels; augmented: the task's and their copies.
+    texts: Literal["task", "corpus", "both", "augmented"] | None = None
+
+
+class AugmentRecipe(Frozen):
+    """Copies of the task's training texts with some words replaced, as in TinyBERT: see `compress.data.augment`.
+
+    What may stand for a word of one word piece is told by a masked language model, for another by word vectors.
+    """
+
+    model: str | None = (
+        None  # a checkpoint with its language-model head; None: what the first stage of pre-training ends with
+    )
+    vectors: str | None = None  # a text file as GloVe's: a word and its numbers on each line
+    copies: int = Field(20, gt=0)  # of each text, N_a; fewer where two come out the same
+    candidates: int = Field(15, gt=0)  # for each word, K
+    probability: float = Field(0.4, gt=0, le=1)  # of replacing a word, p_t
 
 
 class TextsRecipe(Frozen):
@@ -188,6 +204,7 @@ class Recipe(Frozen):
     seed: int = 0
     task: TaskRecipe
     teacher: TeacherRecipe
+    augment: AugmentRecipe | None = None
     corpus: CorpusRecipe | None = None
     pretraining: tuple[PretrainingStage, ...] = ()  # of the teacher's checkpoint, before it learns the task
     student: StudentRecipe
@@ -196,7 +213,7 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _corpus_where_it_is_read(self) -> Self:
-        reading = [f"stages.{at}.texts" for at, stage in enumerate(self.stages) if stage.texts not in (None, "task")]
+        reading = [f"stages.{at}.texts" for at, stage in enumerate(self.stages) if stage.texts in ("corpus", "both")]
         if reading and len(self.task.text) > 1 and self.task.kind != "embedding":
             raise ValueError(f"{reading[0]}: a corpus holds single texts, and the task has pairs: leave it out")
         reading += ["pretraining"] if self.pretraining else []
@@ -206,6 +223,19 @@ class Recipe(Frozen):
             raise ValueError("the corpus is read by nothing: give pretraining or a stage's texts, or leave it out")
         if self.pretraining and self.student.start:
             raise ValueError("student.start names a checkpoint, and so does pretraining: leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _copies_where_they_are_read(self) -> Self:
+        reading = [f"stages.{at}.texts" for at, stage in enumerate(self.stages) if stage.texts == "augmented"]
+        if reading and self.augment is None:
+            raise ValueError(f"{reading[0]} needs to know how: give augment, or leave {reading[0]} out")
+        if self.augment is None:
+            return self
+        if not reading:
+            raise ValueError("copies are read by nothing: give a stage texts: augmented, or leave augment out")
+        if not (self.augment.model or self.augment.vectors or self.pretraining):
+            raise ValueError("augment needs a model, vectors or pretraining: name one of them")
         return self
 
     @property
@@ -223,7 +253,7 @@ class Recipe(Frozen):
     @property
     def reads_corpus(self) -> bool:
         """Whether anything but pre-training looks at the corpus: a stage, or the vocabulary of n-grams."""
-        return self.student.use == "ngram" or any(stage.texts not in (None, "task") for stage in self.stages)
+        return self.student.use == "ngram" or any(stage.texts in ("corpus", "both") for stage in self.stages)
 
     @classmethod
     def read(cls, source: str | Path, settings: Sequence[str] = ()) -> Self:

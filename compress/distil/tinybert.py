@@ -3,7 +3,10 @@
 Jiao, Yin, Shang, Jiang, Chen, Li, Wang, Liu 2020, "TinyBERT: Distilling BERT for Natural Language
 Understanding", https://arxiv.org/abs/1909.10351, section 3.1 (eq. 7-10) and 3.2.
 
-The paper's task stages are two stages of a recipe: `stage: intermediate` and then `stage: prediction`.
+Its general distillation is a stage of `pretraining` with `stage: intermediate` (on a corpus, from an encoder that is
+not fine-tuned; `prune/layers` makes the student). Its task stages are two stages of a recipe, `stage: intermediate`
+and then `stage: prediction`, with `texts: augmented` for its data augmentation (`compress.data.augment`).
+
 Means run over real tokens and real query-key pairs, so padding never changes the loss (the release
 averages over padding, and leaves the teacher's dropout on). Eq. 10 is summed over classes here; the
 release takes their mean, a factor C.
