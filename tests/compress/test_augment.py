@@ -191,6 +191,15 @@ def test_words_of_several_pieces_have_the_nearest_vectors(speaker: str, vectors:
     found = candidates.places(options, speaker, [text], Accelerator(cpu=True))[text]
     assert [text[place.start : place.end] for place in found][:2] == ["plays", "film"]
     assert found[0].words == ("picture", "film")
+    assert {*found[1].words} <= {
+        "film",
+        "plot",
+        "fine",
+        "dull",
+        "play",
+        "warm",
+        "cast",
+    }  # the model's, not the vectors'
     assert len(found) == 2  # of no word piece, or of several and without a vector: it stays
 
 
