@@ -29,8 +29,8 @@ class TaskRecipe(Frozen):
     """Where the examples are and what is asked of them.
 
     Several datasets are domains of one task: each gives its share of `limit`, and their validation and test splits are
-    put together. With `unseen`, a domain that nothing is trained or selected on, its test split is reported as `test`,
-    and that of `dataset` as `known`.
+    put together. With `unseen`, a domain that nothing is trained or selected on, its usual test split is reported as
+    `test`, and that of `dataset` as `known`.
 
     `kind: embedding` asks for one vector a text: the examples are pairs of texts with a score of how much they say the
     same, their cosine is held against it, and `metric` is spearman or pearson of the two.

@@ -55,22 +55,23 @@ def read(task: "TaskRecipe") -> list[Found]:
 
 
 def _domain(task: "TaskRecipe", name: str) -> Found:
-    found = _splits(task, name, tuple(USUAL))
+    found = _splits(task, name, {split: getattr(task, split) for split in USUAL})
     train = found["train"]
     assert train is not None
     return Found(name, train, found["validation"], found["test"])
 
 
 def read_unseen(task: "TaskRecipe", name: str) -> tuple[str, "Dataset"]:
-    """The split that a dataset is reported on, test before validation, and its name."""
-    found = _splits(task, name, ("test", "validation"))
+    """The split that a dataset is reported on, test before validation by their usual names, and its name."""
+    found = _splits(task, name, {"test": None, "validation": None})
     for split, dataset in found.items():
         if dataset is not None:
             return split, dataset
     raise ValueError(f"task.unseen must have a test or a validation split; {name} has neither: name another dataset")
 
 
-def _splits(task: "TaskRecipe", name: str, wanted: tuple[str, ...]) -> "dict[str, Dataset | None]":
+def _splits(task: "TaskRecipe", name: str, asked: dict[str, str | None]) -> "dict[str, Dataset | None]":
+    """The splits of one dataset by what they are for; `asked` says their names, None the usual ones."""
     path = Path(place(name))
     if name.startswith("builtin:"):
         if name not in BUILTIN:
@@ -80,11 +81,11 @@ def _splits(task: "TaskRecipe", name: str, wanted: tuple[str, ...]) -> "dict[str
         if task.config is not None:
             raise ValueError(f"task.config is for datasets on the hub; {name} is a local path: leave task.config out")
         files = _folder(path) if path.is_dir() else {"train": [path]}
-        chosen = {_choose(files, split, getattr(task, split), name) for split in wanted} - {None}
+        chosen = {_choose(files, split, own, name) for split, own in asked.items()} - {None}
         parts = {split: _local(files[split]) for split in files if split in chosen}
     else:
         parts = _hub(name, task.config)
-    picked = {split: _choose(parts, split, getattr(task, split), name) for split in wanted}
+    picked = {split: _choose(parts, split, own, name) for split, own in asked.items()}
     datasets = {split: parts[key] if key is not None else None for split, key in picked.items()}
     for split, dataset in datasets.items():
         if dataset is not None:

@@ -75,6 +75,17 @@ def test_one_domain_may_be_reported_on_another(domains: dict[str, str]) -> None:
     assert len(data.train) == 30 and from_domains(data.reports["test"].texts) == {"pans": 20}
 
 
+def test_known_domains_may_be_reported_on_another_split(domains: dict[str, str], tmp_path: Path) -> None:
+    """As where a domain's test split is all of it, for those that train on other domains."""
+    for domain in domains:
+        parts = [pd.read_parquet(tmp_path / domain / f"{split}.parquet") for split in ("train", "validation", "test")]
+        pd.concat(parts).to_parquet(tmp_path / domain / "test.parquet")
+    data = loaded(domains["books"], domains["films"], unseen=domains["pans"], test="validation", selection=0.2)
+    assert from_domains(data.train.texts) == {"books": 32, "films": 40}
+    assert from_domains(data.selection.texts) == {"books": 8, "films": 10}
+    assert {name: len(part) for name, part in data.reports.items()} == {"test": 60 + 10 + 20, "known": 20}
+
+
 def test_an_unseen_domain_needs_no_training_rows(domains: dict[str, str], tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / "pans" / f"{split}.parquet").unlink()
