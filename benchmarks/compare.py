@@ -32,10 +32,10 @@ def rows(
     measured: dict[Cell, list[measure.Window]],
     memory: dict[Spec, int | None],
     answers: dict[Spec, NDArray[Any]],
-    labels: NDArray[Any],
+    data: Rows,
 ) -> list[dict[str, Any]]:
     reference = cells[0].spec
-    quality = {spec: _quality(planned, spec, reference, answers, labels) for spec in answers}
+    quality = {spec: _quality(planned, spec, reference, answers, data) for spec in answers}
     return [
         {
             "target": cell.spec.target,
@@ -90,12 +90,12 @@ def speedup(windows: Sequence[measure.Window], reference: Sequence[measure.Windo
 
 
 def _quality(
-    planned: Plan, spec: Spec, reference: Spec, answers: dict[Spec, NDArray[Any]], labels: NDArray[Any]
+    planned: Plan, spec: Spec, reference: Spec, answers: dict[Spec, NDArray[Any]], data: Rows
 ) -> dict[str, Any]:
     task = planned.teacher.manifest.task
     try:
         return {
-            "accuracy": measures.interval(task.metric, answers[spec], labels),
+            "accuracy": measures.interval(task.metric, answers[spec], data.labels, texts=data.texts),
             "agreement": measures.agreement(answers[spec], answers[reference], kind=task.kind),
         }
     except ValueError as error:

@@ -82,7 +82,7 @@ def bench(
         cells = _cells(list(remotes), batches, clients)
         measured = _time_all(remotes, cells, sets, seconds, console)
         memory = {spec: remote.peak_memory() for spec, remote in remotes.items()}
-    table = compare.rows(planned, cells, measured, memory, answers, rows.labels)
+    table = compare.rows(planned, cells, measured, memory, answers, rows)
     notes += compare.busy(table)
     report = {
         "schema": reports.SCHEMA,

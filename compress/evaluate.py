@@ -1,6 +1,6 @@
 """How good a torch model is on labelled texts; the measures themselves are `serve.measures`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 from compress.batches import Batches
 from compress.data.load import Examples
 from compress.technique import NOT_INPUTS
-from serve.encode import WordPieces
+from serve.encode import Text, WordPieces
 from serve.measures import higher_is_better, measure
 
 SIZE = 64  # texts a forward pass
@@ -33,12 +33,12 @@ def logits(model: nn.Module, data: Batches) -> np.ndarray:
     return values[np.argsort(rows)]
 
 
-def scorer(data: Batches, metric: str) -> Callable[[nn.Module], float]:
-    """A function from a model to its metric on `data`, its sign such that higher is better."""
+def scorer(data: Batches, metric: str, texts: Sequence[Text]) -> Callable[[nn.Module], float]:
+    """A function from a model to its metric on `data`, which are these texts, its sign such that higher is better."""
     sign = 1.0 if higher_is_better(metric) else -1.0
 
     def score(model: nn.Module) -> float:
-        return sign * measure(metric, logits(model, data), data.labels.numpy())
+        return sign * measure(metric, logits(model, data), data.labels.numpy(), texts=texts)
 
     return score
 

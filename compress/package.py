@@ -142,10 +142,10 @@ def measured(
         teacher = reference[split]
         rows: dict[str, Any] = {
             "rows": len(examples.joined()),
-            "teacher": interval(data.metric, teacher, examples.labels),
+            "teacher": interval(data.metric, teacher, examples.labels, texts=examples.texts),
         }
         for key, logits in answers.items():
-            rows[key] = interval(data.metric, logits, examples.labels)
+            rows[key] = interval(data.metric, logits, examples.labels, texts=examples.texts)
             rows[f"agreement_{key}"] = agreement(logits, teacher, kind=data.kind)
         metrics[split] = rows
     return metrics

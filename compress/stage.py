@@ -141,7 +141,7 @@ def on_task(
         size=options.batch_size,
     )
     updates = batches(data.train, accumulate=options.accumulate, seed=seed)
-    score = evaluate.scorer(batches(data.selection), data.metric)
+    score = evaluate.scorer(batches(data.selection), data.metric, data.selection.texts)
     if teacher is None or isinstance(teacher, nn.Module):
         return Material(updates, score, data.kind, teacher)
 

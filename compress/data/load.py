@@ -12,7 +12,7 @@ from compress.data import splits
 from compress.data.labels import Labels
 from compress.data.read import Found, read, read_unseen
 from compress.data.splits import Parts
-from serve.measures import DEFAULT_METRIC, higher_is_better
+from serve.measures import DEFAULT_METRIC, RANKED, higher_is_better
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,10 +40,19 @@ class Examples:
         assert self.together == 1, "rows of pairs could tear them apart"
         return Examples([self.texts[row] for row in rows], self.labels[rows])
 
-    def drawn(self, most: int, *, seed: int) -> "Examples":
-        """At most so many texts, drawn without replacement: files are often sorted by label or length."""
+    def drawn(self, most: int, *, seed: int, ranked: bool = False) -> "Examples":
+        """At most so many texts, drawn without replacement: files are often sorted by label or length.
+
+        `ranked`: of whole questions, pairs of one first text, at least of one.
+        """
+        generator = np.random.default_rng(seed)
+        if ranked:
+            _, of, counts = np.unique([text[0] for text in self.texts], return_inverse=True, return_counts=True)
+            order = generator.permutation(len(counts))
+            chosen = order[: max(1, np.count_nonzero(counts[order].cumsum() <= most))]
+            return self.take(np.flatnonzero(np.isin(of, chosen)))
         whole = np.arange(len(self)).reshape(-1, self.together)
-        rows = whole[np.random.default_rng(seed).permutation(len(whole))[: most // self.together]].ravel()
+        rows = whole[generator.permutation(len(whole))[: most // self.together]].ravel()
         return Examples([self.texts[row] for row in rows], self.labels[rows], self.together)
 
     def apart(self) -> "Examples":
@@ -84,9 +93,13 @@ def load(task: "TaskRecipe", *, seed: int) -> Data:
     labels = Labels.of(_together(found), task.label, "regression" if embeds else task.kind, where=found[0].where)
     kind = "embedding" if embeds else labels.kind
     metric = _metric(task.metric, kind)
-    parts, notes = _joined([_domain(domain, task, labels, len(found), seed=seed) for domain in found])
+    ranked = metric in RANKED
+    if ranked:
+        _check_ranked(metric, labels, task)
+    domains = [_domain(domain, task, labels, len(found), seed=seed, ranked=ranked) for domain in found]
+    parts, notes = _joined(domains, ranked=ranked)
     if task.unseen is not None:
-        parts, more = _with_unseen(parts, task, labels)
+        parts, more = _with_unseen(parts, task, labels, ranked=ranked)
         notes += more
     if embeds:
         parts, more = _apart(parts)
@@ -122,11 +135,13 @@ def _together(found: list[Found]) -> "Dataset":
     return datasets.concatenate_datasets([one.train for one in found]) if len(found) > 1 else first.train
 
 
-def _domain(found: Found, task: "TaskRecipe", labels: Labels, domains: int, *, seed: int) -> tuple[Parts, list[str]]:
+def _domain(
+    found: Found, task: "TaskRecipe", labels: Labels, domains: int, *, seed: int, ranked: bool
+) -> tuple[Parts, list[str]]:
     """One domain's splits with its share of `task.limit`; notes begin with its name where there are several."""
     labels = dataclasses.replace(labels, where=found.where)
     parts, notes = _parts(found, task, labels)
-    parts, more = splits.arrange(parts, labels.kind, selection=task.selection, seed=seed)
+    parts, more = splits.arrange(parts, labels.kind, selection=task.selection, seed=seed, ranked=ranked)
     notes += more
     limit = None if task.limit is None else task.limit // domains
     if limit is not None and limit < len(parts.train):
@@ -135,7 +150,7 @@ def _domain(found: Found, task: "TaskRecipe", labels: Labels, domains: int, *, s
     return parts, notes if domains == 1 else [f"{found.where}: {note}" for note in notes]
 
 
-def _joined(domains: list[tuple[Parts, list[str]]]) -> tuple[Parts, list[str]]:
+def _joined(domains: list[tuple[Parts, list[str]]], *, ranked: bool) -> tuple[Parts, list[str]]:
     """All domains' splits, without leaks from one domain to another."""
     parts, notes = [parts for parts, _ in domains], [note for _, notes in domains for note in notes]
     if len(parts) == 1:
@@ -144,14 +159,14 @@ def _joined(domains: list[tuple[Parts, list[str]]]) -> tuple[Parts, list[str]]:
     reports = {name: _appended([one.reports[name] for one in parts if name in one.reports]) for name in names}
     selections = [one.selection for one in parts if one.selection is not None]
     joined = Parts(_appended([one.train for one in parts]), _appended(selections), reports)
-    return splits.apart(joined, notes), notes
+    return splits.apart(joined, notes, ranked=ranked), notes
 
 
 def _appended(parts: list[Examples]) -> Examples:
     return Examples([text for part in parts for text in part.texts], np.concatenate([part.labels for part in parts]))
 
 
-def _with_unseen(parts: Parts, task: "TaskRecipe", labels: Labels) -> tuple[Parts, list[str]]:
+def _with_unseen(parts: Parts, task: "TaskRecipe", labels: Labels, *, ranked: bool) -> tuple[Parts, list[str]]:
     """The same, reported on a domain of its own as `test`, and as `known` on what was the report."""
     assert task.unseen is not None
     split, dataset = read_unseen(task, task.unseen)
@@ -159,7 +174,7 @@ def _with_unseen(parts: Parts, task: "TaskRecipe", labels: Labels) -> tuple[Part
     unseen = _examples(dataset, split, task, dataclasses.replace(labels, where=task.unseen), task.unseen)
     notes = [f"test is the {split} split of {task.unseen}, known that of what is trained on"]
     reported = Parts(parts.train, parts.selection, {"test": unseen, "known": known})
-    return splits.apart(reported, notes), notes
+    return splits.apart(reported, notes, ranked=ranked), notes
 
 
 def unlabelled(texts: list[str], data: Data) -> Examples:
@@ -249,6 +264,14 @@ def _metric(metric: str | None, kind: str) -> str:
             "change task.metric, or set task.kind"
         )
     return metric
+
+
+def _check_ranked(metric: str, labels: Labels, task: "TaskRecipe") -> None:
+    if len(task.text) != 2 or len(labels.names) != 2:
+        raise ValueError(
+            f"task.metric {metric} ranks candidates for a question, so task.text must name two columns and labels must "
+            f"be two classes, wrong and right; got {list(task.text)} and {list(labels.names[:10])}: choose another one"
+        )
 
 
 def _fingerprint(names: tuple[str, ...], parts: dict[str, Examples]) -> str:

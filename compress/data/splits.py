@@ -9,8 +9,12 @@
 With `task.selection` set, that share of train selects and every other labelled split is reported. What is carved is
 stratified by label (scores: by decile) and drawn by seed; unasked, at most 5,000 rows select. A row whose text also
 stands in a report leaves selection and train, one that stands in selection leaves train.
+
+Where candidates are ranked for a question (the first text of a pair), splits hold whole questions: those that can be
+ranked (a right and a wrong candidate) are carved in their share, and a row leaves whose question stands elsewhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,29 +36,35 @@ class Parts:
     reports: "dict[str, Examples]"
 
 
-def arrange(found: Parts, kind: str, *, selection: float | None, seed: int) -> tuple[Parts, list[str]]:
-    """Complete splits from those found (`selection` being the validation split), and notes on what was done."""
+def arrange(
+    found: Parts, kind: str, *, selection: float | None, seed: int, ranked: bool = False
+) -> tuple[Parts, list[str]]:
+    """Complete splits from those found (`selection` being the validation split), and notes on what was done.
+
+    `ranked`: splits hold whole questions.
+    """
     notes: list[str] = []
+    name = question if ranked else key
     rng = np.random.default_rng(seed)
     train, validation, reports = found.train, found.selection, dict(found.reports)
     if validation is not None and (selection is not None or not reports):
         reports, validation = {"validation": validation} | reports, None
     if not reports:
-        rows = carved(train.labels, kind, _size(len(train), TEST_SHARE), rng)
+        rows = _carved(train, kind, _size(len(train), TEST_SHARE), rng, ranked)
         notes.append(
             f"no labelled test or validation split: {len(rows):,} of {len(train):,} training rows are the test"
         )
         reports, train = {"test": train.take(rows)}, train.take(_others(rows, len(train)))
-    reported = {key(text) for part in reports.values() for text in part.texts}
-    train = _without(train, reported, "training", "a report", notes)
+    reported = {name(text) for part in reports.values() for text in part.texts}
+    train = _without(train, reported, name, "training", "a report", notes)
     if validation is None:
         size = _size(len(train), selection or SELECTION_SHARE)
-        rows = carved(train.labels, kind, size if selection else min(size, SELECTION_ROWS), rng)
+        rows = _carved(train, kind, size if selection else min(size, SELECTION_ROWS), rng, ranked)
         notes.append(f"{len(rows):,} of {len(train):,} training rows are kept for selection")
         validation, train = train.take(rows), train.take(_others(rows, len(train)))
     else:
-        validation = _without(validation, reported, "validation", "a report", notes)
-    train = _without(train, {key(text) for text in validation.texts}, "training", "the selection split", notes)
+        validation = _without(validation, reported, name, "validation", "a report", notes)
+    train = _without(train, {name(text) for text in validation.texts}, name, "training", "the selection split", notes)
     if kind == "classification" and len(np.unique(train.labels)) < 2:
         raise ValueError(
             f"training needs at least two different labels; {len(train):,} rows of one class are left after "
@@ -63,13 +73,15 @@ def arrange(found: Parts, kind: str, *, selection: float | None, seed: int) -> t
     return Parts(train, validation, reports), notes
 
 
-def apart(parts: Parts, notes: list[str]) -> Parts:
+def apart(parts: Parts, notes: list[str], *, ranked: bool) -> Parts:
     """The same without rows whose text also stands in a report, or of train in selection; `notes` get the counts."""
     assert parts.selection is not None
-    reported = {key(text) for part in parts.reports.values() for text in part.texts}
-    selection = _without(parts.selection, reported, "validation", "a report", notes)
-    train = _without(parts.train, reported, "training", "a report", notes)
-    train = _without(train, {key(text) for text in selection.texts}, "training", "the selection split", notes)
+    name = question if ranked else key
+    reported = {name(text) for part in parts.reports.values() for text in part.texts}
+    selection = _without(parts.selection, reported, name, "validation", "a report", notes)
+    train = _without(parts.train, reported, name, "training", "a report", notes)
+    chosen = {name(text) for text in selection.texts}
+    train = _without(train, chosen, name, "training", "the selection split", notes)
     return replace(parts, train=train, selection=selection)
 
 
@@ -81,6 +93,26 @@ def limited(parts: Parts, labels: "Labels", limit: int, *, seed: int) -> Parts:
     rng = np.random.default_rng([seed, 1])
     rows = carved(parts.train.labels, labels.kind, limit, rng, first=True)
     return replace(parts, train=parts.train.take(rows))
+
+
+def _carved(part: "Examples", kind: str, size: int, rng: np.random.Generator, ranked: bool) -> np.ndarray:
+    if not ranked:
+        return carved(part.labels, kind, size, rng)
+    return carved_questions([question(text) for text in part.texts], part.labels, size, rng)
+
+
+def carved_questions(asked: "list[Text]", labels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """About `size` row numbers, ascending: all rows of so many of the questions `asked` [N] as `size` rows are of N.
+
+    Questions that have labels of both kinds come in their share to within one.
+    """
+    _, of = np.unique(asked, return_inverse=True)
+    right, all_ = np.bincount(of, labels == 1), np.bincount(of)
+    if len(all_) < 2:
+        raise ValueError(f"too few questions to carve a split from: got {len(all_)}; add some, or give the split")
+    count = min(max(round(len(all_) * size / len(of)), 1), len(all_) - 1)
+    ranks = ((right > 0) & (right < all_)).astype(np.int64)
+    return np.flatnonzero(np.isin(of, carved(ranks, "classification", count, rng)))
 
 
 def carved(labels: np.ndarray, kind: str, size: int, rng: np.random.Generator, *, first: bool = False) -> np.ndarray:
@@ -106,13 +138,21 @@ def key(text: "Text") -> "Text":
     return " ".join(text[0].lower().split()), " ".join(text[1].lower().split())
 
 
-def _without(part: "Examples", keys: "set[Text]", what: str, where: str, notes: list[str]) -> "Examples":
-    keep = np.array([key(text) not in keys for text in part.texts], dtype=bool)
+def question(text: "Text") -> "Text":
+    """The question that a pair asks, as `key` has it."""
+    return key(text[0])
+
+
+def _without(
+    part: "Examples", keys: "set[Text]", name: "Callable[[Text], Text]", what: str, where: str, notes: list[str]
+) -> "Examples":
+    keep = np.array([name(text) not in keys for text in part.texts], dtype=bool)
     if keep.all():
         return part
     if not keep.any():
         raise ValueError(f"every {what} row also stands in {where}: give splits that do not share their texts")
-    notes.append(f"{np.count_nonzero(~keep):,} {what} rows dropped whose text also stands in {where}")
+    thing = "question" if name is question else "text"
+    notes.append(f"{np.count_nonzero(~keep):,} {what} rows dropped whose {thing} also stands in {where}")
     return part.take(np.flatnonzero(keep))
 
 

@@ -19,7 +19,7 @@ from serve import trial
 from serve.artefact import Encoder, Model
 from serve.encode import Text, WordPieces
 from serve.manifest import Embedding
-from serve.measures import interval
+from serve.measures import RANKED, interval
 from serve.runtime import Session
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def export_models(
     unknown = [name for name in options.int8 if name not in CANDIDATES]
     if unknown:
         raise ValueError(f"export.int8 must be among {', '.join(CANDIDATES)}; got {', '.join(unknown)}")
-    chosen = selection.drawn(AT_MOST, seed=0)
+    chosen = selection.drawn(AT_MOST, seed=0, ranked=metric in RANKED)
     texts = chosen.texts
     _full_length(model, pieces, texts)
     reference = parity.torch_logits(model, pieces, texts)
@@ -97,7 +97,8 @@ def export_models(
 def choose(passed: Sequence[Candidate], judge: Judge) -> Candidate:
     """The fastest of those whose metric is within half a standard error, or TOLERANCE, of the best."""
     best = max(passed, key=lambda tried: worth(judge.metric, tried.metric))
-    bounds = interval(judge.metric, judge.session(best.model).logits(judge.texts), judge.labels, resamples=500)
+    logits = judge.session(best.model).logits(judge.texts)
+    bounds = interval(judge.metric, logits, judge.labels, texts=judge.texts, resamples=500)
     tolerance = np.fmax(TOLERANCE, 0.5 * (bounds["high"] - bounds["low"]) / (2 * 1.96))
     floor = worth(judge.metric, best.metric) - tolerance
     return max((tried for tried in passed if worth(judge.metric, tried.metric) >= floor), key=_pace)

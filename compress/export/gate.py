@@ -110,7 +110,7 @@ class Judge:
         logits = session.logits(self.texts)
         found = parity.compare(self.reference, logits, self.kind)
         candidate.facts["parity"] = found.plain()
-        candidate.metric = float(measure(self.metric, logits, self.labels))
+        candidate.metric = float(measure(self.metric, logits, self.labels, texts=self.texts))
         candidate.refused = limits.refusal(found) or self._dropped(candidate.metric, fp32)
         if candidate.refused:
             return None

@@ -14,6 +14,7 @@ from compress.export.gate import Candidate, Judge
 from compress.export.kernels import kernels
 from compress.export.ngram_onnx import to_onnx
 from serve.manifest import Encoder, Model
+from serve.measures import RANKED
 from serve.ngram import file
 from serve.runtime import Session
 
@@ -46,11 +47,10 @@ def export_ngrams(
     file.write(staging / FILE, packed)
     (staging / INT8).parent.mkdir(exist_ok=True)
     to_onnx(packed, staging / INT8)
-    chosen = np.random.default_rng(0).permutation(len(selection.texts))[:AT_MOST]
-    texts = [selection.texts[row] for row in chosen]
+    chosen = selection.drawn(AT_MOST, seed=0, ranked=metric in RANKED)
+    texts = chosen.texts
     reference = parity.torch_logits(model, reading, texts)
-    labels = np.asarray(selection.labels)[chosen]
-    judge = Judge(staging, encoder(reading), kind, metric, texts, labels, reference, options.max_drop)
+    judge = Judge(staging, encoder(reading), kind, metric, texts, chosen.labels, reference, options.max_drop)
     found = kernels(staging / INT8)
     described = Model(
         path=INT8.as_posix(),

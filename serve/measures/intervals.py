@@ -1,4 +1,4 @@
-"""Intervals by the percentile bootstrap over examples.
+"""Intervals by the percentile bootstrap over examples, or over questions where candidates are ranked.
 
 A resample is a vector of how often each example was drawn. Every classification metric here is a function of the
 confusion matrix alone, and the confusion matrix of a resample is one multinomial draw over its cells; so a thousand
@@ -10,18 +10,21 @@ Efron and Tibshirani, 1993, "An Introduction to the Bootstrap", chapter 13.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from serve.measures.formulas import OF_CONFUSION, OF_VALUES, Array
 from serve.measures.metrics import (
     DEFAULT_METRIC,
+    RANKED,
     Floats,
     check_finite,
     confusion_of,
     measure,
     of_pairs,
+    ranked,
     values_of,
 )
 from serve.pairs import compared
@@ -30,15 +33,25 @@ WEIGHTS_AT_ONCE = 4_000_000  # draw counts held in memory while resampling
 
 
 def interval(
-    metric: str, logits: Floats, labels: Array, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    metric: str,
+    logits: Floats,
+    labels: Array,
+    *,
+    texts: Sequence[Any] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> dict[str, float]:
-    """{"value", "low", "high"}: the metric and its percentile bootstrap interval.
+    """{"value", "low", "high"}: the metric and its percentile bootstrap interval. `texts` are as in `measure`.
 
     Resamples in which the metric is undefined (one class only among the labels) are left out.
     """
+    generator = np.random.default_rng(seed)
+    if metric in RANKED:
+        values = ranked(metric, logits, labels, texts)
+        return _spread(float(values.mean()), _resampled_means(values, resamples, generator), level)
     value = measure(metric, logits, labels)
     metric, logits, labels = of_pairs(metric, logits, labels)
-    generator = np.random.default_rng(seed)
     if metric in OF_CONFUSION:
         draws = _resampled_confusion(metric, confusion_of(logits, labels), resamples, generator)
     else:
@@ -87,6 +100,10 @@ def _resampled_values(
 ) -> Array:
     pieces = [OF_VALUES[metric](outputs, targets, weights) for weights in _weights(len(targets), resamples, generator)]
     return np.concatenate(pieces)
+
+
+def _resampled_means(values: Array, resamples: int, generator: np.random.Generator) -> Array:
+    return np.concatenate([weights @ values for weights in _weights(len(values), resamples, generator)]) / len(values)
 
 
 def _weights(examples: int, resamples: int, generator: np.random.Generator) -> Iterator[Array]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve.measures.formulas import OF_CONFUSION, OF_VALUES, Array
+from serve.measures.ranking import OF_RANKINGS, of_questions
 from serve.pairs import compared
 
 Floats = NDArray[np.floating[Any]]
 
 OF_COSINES = {"cosine_spearman": "spearman", "cosine_pearson": "pearson"}  # what the cosine is judged by
-METRICS = (*OF_CONFUSION, *OF_VALUES, *OF_COSINES)
+RANKED = tuple(OF_RANKINGS)  # metrics of candidates by question
+METRICS = (*OF_CONFUSION, *OF_VALUES, *RANKED, *OF_COSINES)
 DEFAULT_METRIC = {"classification": "accuracy", "regression": "spearman", "embedding": "cosine_spearman"}
 
 
@@ -23,13 +26,16 @@ def higher_is_better(metric: str) -> bool:
     return metric != "mse"
 
 
-def measure(metric: str, logits: Floats, labels: Array) -> float:
+def measure(metric: str, logits: Floats, labels: Array, *, texts: Sequence[Any] | None = None) -> float:
     """The metric of logits [N, C] against labels [N] (class indices, or floats for regression).
 
+    Those of RANKED ask for `texts` [N], pairs of a question and a candidate, and for two classes, the second one right.
     A model that answers always the same scores 0 in "matthews", "pearson" and "spearman". Labels
     that are all the same leave those three undefined: a ValueError.
     """
     _known(metric)
+    if metric in RANKED:
+        return float(ranked(metric, logits, labels, texts).mean())
     metric, logits, labels = of_pairs(metric, logits, labels)
     if metric in OF_CONFUSION:
         value = OF_CONFUSION[metric](confusion_of(logits, labels))
@@ -45,6 +51,15 @@ def of_pairs(metric: str, logits: Floats, labels: Array) -> tuple[str, Floats, A
         return metric, logits, labels
     check_finite(np.asarray(logits), "vectors")
     return OF_COSINES[metric], *compared(logits, labels)
+
+
+def ranked(metric: str, logits: Floats, labels: Array, texts: Sequence[Any] | None) -> Array:
+    """A metric of RANKED for each question [Q]; candidates are ranked by how much the second class leads."""
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
+    if logits.ndim != 2 or logits.shape[1] != 2:
+        raise ValueError(f"{metric} ranks by two classes, wrong and right: logits must be [N, 2], got {logits.shape}")
+    confusion_of(logits, labels)  # for what it checks
+    return of_questions(metric, logits[:, 1] - logits[:, 0], labels == 1, texts)
 
 
 # --- checks

@@ -161,6 +161,6 @@ def test_bad_input_is_refused() -> None:
 
 
 def test_every_metric_has_one_formula_and_a_direction() -> None:
-    assert len(measures.METRICS) == len({*measures.METRICS}) == 9
+    assert len(measures.METRICS) == len({*measures.METRICS}) == 12
     assert {*metrics.OF_COSINES.values()} <= {*formulas.OF_VALUES}
     assert [name for name in measures.METRICS if not measures.higher_is_better(name)] == ["mse"]

@@ -229,6 +229,65 @@ def test_a_limit_keeps_every_class(tmp_path: Path) -> None:
         loaded(tmp_path, limit=2)
 
 
+def asked(questions: int, start: int = 0) -> pd.DataFrame:
+    """Five candidates a question, the first one right, but none of every fourth question."""
+    numbers = [i for i in range(start, start + questions) for _ in range(5)]
+    return pd.DataFrame(
+        {
+            "question": [f"What is {i}?" for i in numbers],
+            "answer": [f"It is {i} and {at}." for at, i in enumerate(numbers)],
+            "label": [int(at % 5 == 0 and i % 4 > 0) for at, i in enumerate(numbers)],
+        }
+    )
+
+
+def ranked(dataset: Path, **fields: Any) -> Data:
+    return loaded(dataset, text=("question", "answer"), metric="map", **fields)
+
+
+def questions(part: Any) -> set[str]:
+    return {question for question, _ in part.texts}
+
+
+def test_ranked_candidates_are_carved_by_question(tmp_path: Path) -> None:
+    asked(80).sample(frac=1, random_state=0).to_parquet(tmp_path / "all.parquet")
+    data = ranked(tmp_path)
+    parts = [data.train, data.selection, data.reports["test"]]
+    assert [len(part) for part in parts] == [5 * 58, 5 * 6, 5 * 16]
+    assert [len(questions(part)) for part in parts] == [58, 6, 16]
+    assert len(set.union(*map(questions, parts))) == 80
+    usable = [len({text[0] for text, y in zip(part.texts, part.labels, strict=True) if y}) for part in parts]
+    assert abs(usable[2] - 12) <= 1 and abs(usable[1] - 4.5) <= 1
+    assert data.fingerprint == ranked(tmp_path).fingerprint
+    torn = loaded(tmp_path, text=("question", "answer"))  # accuracy: by pair
+    assert questions(torn.train) & questions(torn.selection)
+
+
+def test_a_question_that_is_reported_leaves_training(tmp_path: Path) -> None:
+    train = pd.concat([asked(40), asked(1, start=101).assign(answer="Another one.", question="what  IS 101?")])
+    data = ranked(folder(tmp_path, train=train, test=asked(10, start=100)))
+    assert not questions(data.train) & {"what  IS 101?"}
+    assert any("5 training rows dropped whose question also stands in a report" in note for note in data.notes)
+
+
+def test_whole_questions_are_drawn(tmp_path: Path) -> None:
+    part = ranked(folder(tmp_path, train=asked(40), test=asked(30, start=100))).reports["test"]
+    drawn = part.drawn(52, seed=0, ranked=True)
+    assert len(drawn) == 50 and len(questions(drawn)) == 10
+    assert len(part.drawn(2, seed=0, ranked=True)) == 5
+    assert part.drawn(500, seed=0, ranked=True).texts == part.texts
+
+
+def test_what_cannot_be_ranked_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "a", "map ranks candidates.*two columns", task={"metric": "map"}, **three())
+    classes = three(label=lambda i: i % 3)
+    refused(tmp_path / "b", "two classes", task={"metric": "mrr", "text": ("text", "text")}, **classes)
+    scores = three(label=lambda i: i / 8)
+    refused(tmp_path / "c", "task.metric must be one of mse", task={"metric": "p@1"}, **scores)
+    with pytest.raises(ValueError, match="too few questions"):
+        ranked(folder(tmp_path / "d", train=asked(1, start=1), test=asked(10, start=100)), selection=0.3)
+
+
 def refused(
     tmp_path: Path, match: str, form: str = "parquet", /, *, task: dict[str, Any] | None = None, **parts: Any
 ) -> None:
