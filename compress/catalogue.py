@@ -11,6 +11,7 @@ from compress.distil.cr_ild import CRILD
 from compress.distil.disco import DisCo
 from compress.distil.distilbert import DistilBERT
 from compress.distil.embeddings import EmbeddingDistillation
+from compress.distil.ensemble import EnsembleDistillation
 from compress.distil.iit import InterchangeIntervention
 from compress.distil.logits import LogitDistillation
 from compress.distil.minidisc import MiniDisc
@@ -42,6 +43,7 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "distil/disco": DisCo,
     "distil/distilbert": DistilBERT,
     "distil/embeddings": EmbeddingDistillation,
+    "distil/ensemble": EnsembleDistillation,
     "distil/iit": InterchangeIntervention,
     "distil/logits": LogitDistillation,
     "distil/minidisc": MiniDisc,

@@ -65,12 +65,17 @@ def read(name: str, auto: Any, options: dict[str, Any], max_length: int) -> tupl
         what = "a folder" if Path(source).exists() else "a Hugging Face hub name, since no such folder exists"
         raise ValueError(f"teacher.model {name!r} was taken as {what}, and did not load: {first_line(error)}") from None
     check_loaded(model, name, report)
+    check_readable(name, config, tokenizer, max_length)
+    return model, tokenizer
+
+
+def check_readable(name: str, config: Any, tokenizer: Any, max_length: int) -> None:
+    """ValueError for texts beyond its positions, or a tokenizer that cannot be served."""
     limit = config.max_position_embeddings - (2 if config.model_type in SIGNED_POSITIONS else 0)
     if max_length > limit:
         raise ValueError(f"task.max_length is {max_length}, but {name} has positions for {limit} word pieces")
     if not tokenizer.is_fast:
         raise ValueError(f"{name} has no tokenizer.json; save its tokenizer with transformers' fast tokenizer first")
-    return model, tokenizer
 
 
 def quiet() -> None:
@@ -104,8 +109,8 @@ def first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def align_labels(model: nn.Module, name: str, labels: tuple[str, ...]) -> None:
-    """Reorder the head of an already fine-tuned `model` so that its outputs follow `labels`.
+def check_labels(name: str, labels: tuple[str, ...]) -> list[int] | None:
+    """Where each of `labels` is among the outputs of an already fine-tuned checkpoint; None where they stand in order.
 
     Raises ValueError when the checkpoint was fine-tuned for other labels.
     """
@@ -116,11 +121,18 @@ def align_labels(model: nn.Module, name: str, labels: tuple[str, ...]) -> None:
             f"with teacher.epochs 0, {name} must give the {len(labels)} labels {list(labels)}; it gives {own}"
         )
     if len(labels) == 1 or all(label == f"LABEL_{i}" for i, label in enumerate(own)):
-        return
+        return None
     position = {label.lower(): i for i, label in enumerate(own)}
     if set(position) != {label.lower() for label in labels}:
         raise ValueError(f"with teacher.epochs 0, {name} must give the labels {list(labels)}; it gives {own}")
-    order = [position[label.lower()] for label in labels]
+    return [position[label.lower()] for label in labels]
+
+
+def align_labels(model: nn.Module, name: str, labels: tuple[str, ...]) -> None:
+    """Reorder the head of an already fine-tuned `model` so that its outputs follow `labels`; see `check_labels`."""
+    order = check_labels(name, labels)
+    if order is None:
+        return
     head = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == len(labels)][-1]
     with torch.no_grad():
         head.weight.copy_(head.weight[order])

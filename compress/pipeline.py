@@ -19,6 +19,7 @@ from compress import candidates, catalogue, corpus, masked
 from compress.anatomy import has_blocks
 from compress.data.load import Data, Examples, load, unlabelled
 from compress.embedder import load_for
+from compress.models import check_labels
 from compress.package import package
 from compress.place import begin, claim, stage_folders
 from compress.pretrain import costs as pretraining_costs
@@ -27,7 +28,7 @@ from compress.progress import say
 from compress.recipe import Recipe, StageRecipe
 from compress.source import Source
 from compress.stage import on_task, run_stage
-from compress.teacher import Teacher, alone, teacher
+from compress.teacher import Teacher, alone, teachers
 from compress.technique import Run
 from compress.widths import rebuild, structure
 from serve import artefact
@@ -60,15 +61,16 @@ def compress(
     accelerator.wait_for_everyone()
 
     start = str(pretrained(recipe, accelerator)) if recipe.pretraining else recipe.student.start
-    tutor = teacher(recipe, examples, accelerator)
+    tutor, *others = teachers(recipe, examples, accelerator)
     begun = partial(begun_from, start, tutor, recipe, examples)
     model, pieces = student.begin(Source(begun, tutor.pieces, examples, texts.texts, start, recipe.seed))
     model.requires_grad_(True)
     say(f"student: {parameters(model):,} parameters, the teacher has {parameters(tutor.model):,}")
     facts: dict[str, Any] = {}
-    before = [*(pretraining_costs(Path(start)) if start and recipe.pretraining else ()), *tutor.costs]
+    before = [*(pretraining_costs(Path(start)) if start and recipe.pretraining else ()), *costs_of(tutor, others)]
     costs = [cost | {"cached": True} for cost in before]  # made once for all runs that share it
     origin = [tutor.key, Path(start).name if start else None]
+    origin += [[other.key for other in others]] if others else []
     origin += [corpus.fingerprint([list(texts.texts)])] if recipe.reads_corpus else []
     more = None
     if recipe.augment is not None:
@@ -85,6 +87,7 @@ def compress(
             accelerator,
             seed=recipe.seed + number,
             teacher=tutor if stage.teacher == "fine-tuned" else frozen(model),
+            others=others if stage.teacher == "fine-tuned" else (),
         )
         with alone(folders[number], accelerator):
             model, content = run_stage(
@@ -101,7 +104,7 @@ def compress(
         costs.append(content["cost"])
     reference = tutor.reference(recipe.teacher, examples, accelerator)
     if accelerator.is_main_process:
-        finish(recipe, out, examples, tutor, model, pieces, facts, costs, reference, accelerator, force=force)
+        finish(recipe, out, examples, tutor, others, model, pieces, facts, costs, reference, accelerator, force=force)
         for folder in folders:
             if folder.parent == work:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -133,12 +136,31 @@ def learning(stage: StageRecipe, examples: Data, corpus: Examples, copies: Examp
 def rehearse(recipe: Recipe, examples: Data, texts: Examples, student: Any, accelerator: Accelerator) -> None:
     """Go through every stage without an update, so that what cannot work is said before hours of training."""
     start = recipe.student.start or (recipe.teacher.model if recipe.pretraining else None)
+    check_teachers(recipe)
     begun = partial(pretended, recipe, examples, accelerator)
     model, _ = student.begin(Source(begun, None, examples, texts.texts, start, recipe.seed))
-    teacher, _ = load_for(recipe, examples, recipe.teacher.model)
-    walk_through(model, teacher, recipe.stages, examples.kind, accelerator)
+    teacher, *_ = [rehearsed(alone, examples) for alone in recipe.taught]
+    walk_through(model, teacher, recipe.stages, examples.kind, accelerator, others=len(recipe.teachers))
     if recipe.augment is not None:
         candidates.check(recipe.augment)
+
+
+def check_teachers(recipe: Recipe) -> None:
+    """ValueError for several teachers where no stage learns from more than one."""
+    used = [one for stage in recipe.stages for one in catalogue.techniques(stage.techniques).values()]
+    if recipe.teachers and not any("teachers" in one.needs for one in used):
+        raise ValueError(
+            "teachers names others beside teacher, and no stage learns from several: use distil/ensemble or "
+            "distil/cerberus there, or leave teachers out"
+        )
+
+
+def rehearsed(recipe: Recipe, examples: Data) -> nn.Module:
+    """The recipe's teacher as it begins. ValueError for one that is not to be trained and has other labels."""
+    model, _ = load_for(recipe, examples, recipe.teacher.model)
+    if not recipe.teacher.epochs and examples.kind != "embedding":
+        check_labels(recipe.teacher.model, examples.labels)
+    return model
 
 
 def pretended(recipe: Recipe, examples: Data, accelerator: Accelerator) -> nn.Module:
@@ -154,18 +176,26 @@ def pretended(recipe: Recipe, examples: Data, accelerator: Accelerator) -> nn.Mo
 
 
 def walk_through(
-    model: nn.Module, teacher: nn.Module | None, stages: Sequence[StageRecipe], kind: str, accelerator: Accelerator
+    model: nn.Module,
+    teacher: nn.Module | None,
+    stages: Sequence[StageRecipe],
+    kind: str,
+    accelerator: Accelerator,
+    *,
+    others: int = 0,
 ) -> nn.Module:
     """`model` after `prepare` and `finish` of each stage's techniques."""
     for stage in stages:
         chosen = catalogue.techniques(stage.techniques)
-        tutor = teacher if stage.teacher == "fine-tuned" else frozen(model)
-        run = Run(model, chosen, 1, kind, tutor, accelerator=accelerator)
-        if not has_blocks(model) and (more := run.needs - {"teacher"}):
-            raise ValueError(
-                f"a technique of this stage learns from {', '.join(sorted(more))}, and this student gives nothing but "
-                "logits: leave it out, or choose another student"
-            )
+        tutored = stage.teacher == "fine-tuned"
+        tutor = teacher if tutored else frozen(model)
+        run = Run(model, chosen, 1, kind, tutor, others=others if tutored else 0, accelerator=accelerator)
+        for who, one in (("student", model), ("teacher", tutor)):
+            if run.outputs and one is not None and not has_blocks(one):
+                raise ValueError(
+                    f"a technique of this stage learns from {', '.join(sorted(run.outputs))}, and this {who} gives "
+                    f"nothing but logits: leave it out, or choose another {who}"
+                )
         run.prepare()
         run.finish()
         model = run.model
@@ -186,6 +216,11 @@ def begun_from(start: str | None, tutor: Teacher, recipe: Recipe, examples: Data
     return model
 
 
+def costs_of(tutor: Teacher, others: Sequence[Teacher]) -> list[dict[str, Any]]:
+    """What the fine-tuning of all teachers took; one that teaches twice was trained once."""
+    return [cost for one in {one.key: one for one in (tutor, *others)}.values() for cost in one.costs]
+
+
 def frozen(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
@@ -195,6 +230,7 @@ def finish(
     out: Path,
     examples: Data,
     tutor: Teacher,
+    others: Sequence[Teacher],
     model: nn.Module,
     pieces: Any,
     facts: dict[str, Any],
@@ -206,12 +242,16 @@ def finish(
 ) -> None:
     """Export, measure against the teacher's answers, and put the artefact in its place."""
     taught = tutor.artefact.manifest
-    identity = {
-        "key": tutor.key,
-        "model": recipe.teacher.model,
-        "parameters": parameters(tutor.model),
-        "metrics": taught.metrics,
-    }
+    identity, *beside = [
+        {
+            "key": one.key,
+            "model": wanted.model,
+            "parameters": parameters(one.model),
+            "metrics": one.artefact.manifest.metrics,
+        }
+        for one, wanted in zip((tutor, *others), (recipe.teacher, *recipe.teachers), strict=True)
+    ]
+    identity |= {"others": beside} if beside else {}
     package(
         model.cpu(),
         tutor.artefact.root,

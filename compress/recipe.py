@@ -204,6 +204,7 @@ class Recipe(Frozen):
     seed: int = 0
     task: TaskRecipe
     teacher: TeacherRecipe
+    teachers: tuple[TeacherRecipe, ...] = ()  # beside it, where a technique learns from several; each reads its own way
     augment: AugmentRecipe | None = None
     corpus: CorpusRecipe | None = None
     pretraining: tuple[PretrainingStage, ...] = ()  # of the teacher's checkpoint, before it learns the task
@@ -237,6 +238,12 @@ class Recipe(Frozen):
         if not (self.augment.model or self.augment.vectors or self.pretraining):
             raise ValueError("augment needs a model, vectors or pretraining: name one of them")
         return self
+
+    @property
+    def taught(self) -> "list[Self]":
+        """This recipe with each of its teachers as the only one, the first of them `teacher`."""
+        alone = self.model_copy(update={"teachers": ()})
+        return [alone, *(alone.model_copy(update={"teacher": other}) for other in self.teachers)]
 
     @property
     def split_seed(self) -> int:

@@ -1,7 +1,7 @@
 """One stage of a recipe: a model, its techniques and its data through the training loop once."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,7 @@ class Material:
     kind: str = "classification"
     teacher: nn.Module | None = None
     teacher_logits: Callable[[], torch.Tensor] | None = None  # [N, C] for every row of `updates`
+    others_logits: tuple[Callable[[], torch.Tensor], ...] = ()  # the same of each other teacher
 
 
 def run_stage(
@@ -77,6 +78,7 @@ def run_stage(
         steps=updates_of(options, len(given.updates)),
         kind=given.kind,
         teacher=given.teacher.to(accelerator.device) if given.teacher else None,
+        others=len(given.others_logits),
         schedule=factor(options.schedule, options.warmup),
         accelerator=accelerator,
         autocast=autocast_for(options.precision, accelerator.device),
@@ -89,6 +91,7 @@ def run_stage(
         evaluate=given.score,
         title=title,
         teacher_logits=given.teacher_logits,
+        others_logits=given.others_logits,
     )
     content = {"history": history, "facts": run.facts, "cost": cost(run, title)}
     if accelerator.is_main_process:
@@ -130,8 +133,12 @@ def on_task(
     *,
     seed: int,
     teacher: "Teacher | nn.Module | None" = None,
+    others: Sequence["Teacher"] = (),
 ) -> Material:
-    """The task's own texts and labels; a `Teacher` answers from its cache where logits are all that is asked."""
+    """The task's own texts and labels; a `Teacher` answers from its cache where logits are all that is asked.
+
+    `others` stand beside a teacher that is one.
+    """
     batches = partial(
         evaluate.batches,
         pieces,
@@ -145,8 +152,9 @@ def on_task(
     if teacher is None or isinstance(teacher, nn.Module):
         return Material(updates, score, data.kind, teacher)
 
-    def teacher_logits() -> torch.Tensor:
+    def logits_of(teacher: "Teacher") -> torch.Tensor:
         autocast = autocast_for(options.precision, accelerator.device)
         return torch.from_numpy(teacher.logits(data.train, accelerator, autocast)).to(accelerator.device)
 
-    return Material(updates, score, data.kind, teacher.model, teacher_logits)
+    asked = [partial(logits_of, one) for one in (teacher, *others)]
+    return Material(updates, score, data.kind, teacher.model, asked[0], tuple(asked[1:]))

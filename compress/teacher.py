@@ -152,6 +152,11 @@ def seed_of(recipe: Recipe) -> int:
     return recipe.seed if recipe.teacher.seed is None else recipe.teacher.seed
 
 
+def teachers(recipe: Recipe, data: Data, accelerator: Accelerator) -> list[Teacher]:
+    """All that the recipe names, `recipe.teacher` the first."""
+    return [teacher(alone, data, accelerator) for alone in recipe.taught]
+
+
 def teacher(recipe: Recipe, data: Data, accelerator: Accelerator) -> Teacher:
     """Fine-tune the teacher, or take it from the cache."""
     key = key_of(recipe, data)

@@ -41,6 +41,7 @@ from compress.widths import Keep, shrink
 Batch = dict[str, Tensor]  # the model's inputs [B, L], labels [B] and rows [B] (where in the training data)
 NOT_INPUTS = ("labels", "rows")
 KINDS = ("classification", "regression", "embedding")
+TEACHING = ("teacher", "teachers")  # one, or all that the recipe names: `Step.teacher`, `Step.teachers`
 COSTS = ("student", "teacher", "backward", "seconds")  # examples through each in training; time, evaluations and all
 
 
@@ -51,7 +52,7 @@ class Technique:
     names. An instance serves one run, since `prepare` may keep state on it.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ()  # "teacher", and outputs of forwards: "hidden_states", "attentions"
+    needs: ClassVar[tuple[str, ...]] = ()  # of TEACHING, and outputs of forwards: "hidden_states", "attentions"
     kinds: ClassVar[tuple[str, ...]] = KINDS  # of tasks that it is for
     reshapes: ClassVar[bool] = False  # `prepare` removes modules, so it goes before that of all others
     moves_teacher: ClassVar[bool] = False  # so the run has a copy of it, and no cache answers for it
@@ -74,6 +75,8 @@ class Run:
     kind: str = "classification"  # or "regression": logits are [B, 1], labels floats; or "embedding": see Step.student
     teacher: nn.Module | None = None
     teacher_logits: Tensor | None = None  # [N, C] for every training row, where logits are all that is asked
+    others: int = 0  # teachers beside `teacher`
+    others_logits: Tensor | None = None  # [N, K, C] of theirs, for every training row
     schedule: Callable[[float], float] = lambda progress: 1 - progress  # progress -> learning-rate factor
     score: Callable[[nn.Module], float] = lambda _: 0.0  # on the selection split, higher is better; may be wrapped too
     sample: Callable[[int], Iterator[Batch]] = lambda _: iter(())  # this process's share of so many training rows
@@ -115,7 +118,7 @@ class Run:
         for name, technique in self.techniques.items():
             if self.kind not in technique.kinds:
                 raise ValueError(f"{name} is for {' and '.join(technique.kinds)}, and this task is {self.kind}")
-            if "teacher" in technique.needs and self.teacher is None:
+            if self.teacher is None and not {*TEACHING}.isdisjoint(technique.needs):
                 raise ValueError(f"{name} learns from a teacher, and the run has none")
         if self.teacher is not None and self.moves_teacher:
             self.teacher = copy.deepcopy(self.teacher)
@@ -145,10 +148,15 @@ class Run:
         return any(technique.moves_teacher for technique in self.techniques.values())
 
     @property
+    def outputs(self) -> set[str]:
+        """What is needed of forwards beside logits."""
+        return self.needs - {*TEACHING}
+
+    @property
     def needs_only_logits(self) -> bool:
         """Whether the teacher stays as it is and is asked for logits alone, so that a cache may answer."""
         tapped = self.teacher and self.tapped.get(self.teacher)
-        return self.needs == {"teacher"} and not (tapped or self.moves_teacher)
+        return bool(self.needs) and not (self.outputs or tapped or self.moves_teacher)
 
     def backward(self) -> None:
         """Set every gradient to that of the summed terms over the current update, over all processes.
@@ -194,7 +202,7 @@ class Step:
 
     def forward(self, model: nn.Module, batch: Batch | None = None) -> Any:
         """`model` on `batch` (default: this one), with every output that some technique needs."""
-        wanted = {f"output_{name}": True for name in self.run.needs - {"teacher"}}
+        wanted = {f"output_{name}": True for name in self.run.outputs}
         inputs = {k: v for k, v in (batch or self.batch).items() if k not in NOT_INPUTS}
         self.run.cost["teacher" if model is self.run.teacher else "student"] += len(inputs["input_ids"])
         with taps(model, self.run.tapped.get(model, ())) as seen:
@@ -220,3 +228,15 @@ class Step:
         assert teacher is not None and not teacher.training, "a teacher in training mode gives noisy targets"
         with torch.no_grad():
             return self.forward(teacher)
+
+    @cached_property
+    def teachers(self) -> list[Any]:
+        """`teacher`, then the others that the recipe names, of which there are `logits` and nothing else.
+
+        Each has read the texts by its own tokenizer.
+        """
+        if self.run.others_logits is None:
+            assert not self.run.others, "the loop asks them before the first step"
+            return [self.teacher]
+        logits_BKC = self.run.others_logits[self.batch["rows"]]
+        return [self.teacher, *(SimpleNamespace(logits=logits_BC) for logits_BC in logits_BKC.unbind(1))]

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -64,12 +64,14 @@ def train(
     evaluate: Evaluate,
     title: str,
     teacher_logits: Callable[[], Tensor] | None = None,
+    others_logits: Sequence[Callable[[], Tensor]] = (),
 ) -> list[dict[str, float]]:
     """Train `run.model` for `run.steps` updates; leave it a plain module in evaluation mode.
 
     `folder` holds the checkpoint; one that is there is continued. `teacher_logits` gives them for every
-    training row, and is asked only if no technique wants more of the teacher. Returns the history: a row of
-    loss terms and selection score for each evaluation. Raises KeyboardInterrupt after saving when a signal came.
+    training row, and is asked only if no technique wants more of the teacher; `others_logits` give those of the
+    other teachers. Returns the history: a row of loss terms and selection score for each evaluation. Raises
+    KeyboardInterrupt after saving when a signal came.
     """
     began = time.monotonic()
     run.score, run.sample = partial(score, run, evaluate), partial(sample, data)
@@ -77,6 +79,9 @@ def train(
     if run.needs_only_logits and teacher_logits:
         run.teacher_logits = teacher_logits()
         run.cost["teacher"] += len(run.teacher_logits)  # once per row; from the cache or not, the run needs them
+    if "teachers" in run.needs and others_logits:
+        run.others_logits = torch.stack([ask() for ask in others_logits], 1)
+        run.cost["teacher"] += run.others_logits[..., 0].numel()
     run.optimizer = adamw(run, options)
     saved, best = folder / "checkpoint.pt", folder / "best.pt"
     past = checkpoint.load(run, saved) if saved.exists() else {}

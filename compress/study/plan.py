@@ -169,12 +169,11 @@ class Job:
     @property
     def shares(self) -> frozenset[str]:
         """Names of what the run makes, or waits for, in the cache: two runs with one in common share the work."""
-        parts = [("teacher", "task", "seed", "export"), ("teacher", "corpus", "pretraining")]
-        values = self.recipe.model_copy(update={"corpus": self.recipe.settled_corpus}).model_dump(
-            mode="json", exclude_defaults=True
-        )
-        wanted = parts if self.recipe.pretraining else parts[:1]
-        return frozenset(digest({name: values.get(name) for name in names}) for names in wanted)
+        parts = ("teacher", "task", "seed", "export"), ("teacher", "corpus", "pretraining")
+        settled = self.recipe.model_copy(update={"corpus": self.recipe.settled_corpus})
+        each = [recipe.model_dump(mode="json", exclude_defaults=True) for recipe in settled.taught]
+        made = [(values, parts[0]) for values in each] + [(each[0], parts[1])] * bool(self.recipe.pretraining)
+        return frozenset(digest({name: values.get(name) for name in names}) for values, names in made)
 
 
 def jobs(study: Study, folder: Path) -> list[Job]:

@@ -1,12 +1,20 @@
 """A toy task and a toy teacher: everything `bantam compress` needs, made from nothing in a second."""
 
+import itertools
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    DistilBertConfig,
+    DistilBertModel,
+    DistilBertTokenizerFast,
+)
 
 GOOD = "fine great lovely warm bright clever moving rich".split()
 BAD = "dull poor bad stale flat cheap noisy weak".split()
@@ -56,8 +64,8 @@ def batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": ids[:, 0] % 2, "rows": torch.arange(4)}
 
 
-def sentence(rng: random.Random, positive: bool) -> str:
-    words = rng.choices(OTHER, k=rng.randint(2, 8)) + rng.choices(GOOD if positive else BAD, k=2)
+def sentence(rng: random.Random, positive: bool, *, most: int = 8) -> str:
+    words = rng.choices(OTHER, k=rng.randint(2, most)) + rng.choices(GOOD if positive else BAD, k=2)
     rng.shuffle(words)
     return " ".join(words)
 
@@ -76,6 +84,36 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertTokenizerFast(str(vocabulary), model_max_length=MAX_LENGTH).save_pretrained(folder / "encoder")
     tiny_bert(layers=4, width=16, seed=0, vocabulary=len(words)).bert.save_pretrained(folder / "encoder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 60 questions with five candidates each (question, answer, label), of which one or two are right."""
+    path, rng = tmp_path_factory.mktemp("questions") / "questions.csv", random.Random(2)
+    rows = ["question,answer,label"]
+    for pair in rng.sample(list(itertools.combinations(OTHER, 2)), 60):
+        right = rng.randint(1, 2)
+        answers = [(sentence(rng, at < right, most=4), int(at < right)) for at in range(5)]
+        rng.shuffle(answers)
+        rows += [f"{' '.join(pair)},{answer},{label}" for answer, label in answers]
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def others(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two teachers more, as recipes: the toy's with another seed, and one of another family with words of its own."""
+    folder = tmp_path_factory.mktemp("others") / "distilbert"
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *reversed([*GOOD, *BAD, *OTHER])]
+    (folder / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    DistilBertTokenizerFast(str(folder / "vocab.txt"), model_max_length=MAX_LENGTH).save_pretrained(folder)
+    torch.manual_seed(3)
+    shape = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "initializer_range": 0.2}
+    config = DistilBertConfig(vocab_size=len(words), max_position_embeddings=MAX_LENGTH, **shape)
+    DistilBertModel(config).save_pretrained(folder)
+    training = {"epochs": 8, "lr": 0.003, "batch_size": 16, "evaluations": 1}
+    return [{"model": str(toy / "encoder"), "seed": 5, **training}, {"model": str(folder), **training}]
 
 
 @pytest.fixture(scope="session")

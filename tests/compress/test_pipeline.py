@@ -124,9 +124,11 @@ def test_a_finished_run_is_kept_or_refused(made: Path, toy_settings: list[str]) 
 
 
 ELSEWHERE = {
+    "cerberus",
     "disco",
     "distilbert-corpus",
     "embedding",
+    "ensemble",
     "ngram",
     "prune-ofa",
     "prune-ofa-transfer",

@@ -136,7 +136,7 @@ def test_parameters_are_the_papers_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 40 * 16 + 16 * 16 + 16 + 2 * 16 + 2
 
 
-USABLE = {"distil/logits", "prune/rewind", "supervised"}  # the second wraps the learning rate alone
+USABLE = {"distil/cerberus", "distil/ensemble", "distil/logits", "prune/rewind", "supervised"}
 
 
 @pytest.mark.parametrize("name", sorted(TECHNIQUES))
