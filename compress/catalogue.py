@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from compress.distil.cerberus import CerberusDistillation
 from compress.distil.continuation import Continuation
 from compress.distil.cr_ild import CRILD
 from compress.distil.disco import DisCo
@@ -32,12 +33,14 @@ from compress.regularise.hype import HyPe
 from compress.regularise.sam import SAM
 from compress.regularise.slow_teacher import SlowTeacher
 from compress.regularise.swa import SWA
+from compress.students.cerberus import Cerberus
 from compress.students.ngram import NGram
 from compress.students.truncated import Truncated
 from compress.supervised import Supervised
 from compress.technique import Technique
 
 TECHNIQUES: dict[str, type[Technique]] = {
+    "distil/cerberus": CerberusDistillation,
     "distil/continuation": Continuation,
     "distil/cr-ild": CRILD,
     "distil/disco": DisCo,
@@ -65,7 +68,8 @@ TECHNIQUES: dict[str, type[Technique]] = {
     "supervised": Supervised,
 }
 
-STUDENTS: dict[str, type[NGram] | type[Truncated]] = {
+STUDENTS: dict[str, type[Cerberus] | type[NGram] | type[Truncated]] = {
+    "cerberus": Cerberus,
     "ngram": NGram,
     "truncated": Truncated,
 }

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from compress.anatomy import encoder_path
 from compress.recipe import place
+from compress.students import cerberus
 from compress.widths import FIELD, sized
 from serve.encode import WordPieces
 from serve.manifest import Encoder
@@ -43,9 +44,12 @@ def locate(name: str) -> str:
 def load(name: str, labels: tuple[str, ...], max_length: int) -> tuple[nn.Module, Any]:
     """A sequence classifier in fp32 with a head for `labels`, and its fast tokenizer.
 
-    A checkpoint without such a head gets a fresh one, drawn from torch's generator. Raises ValueError for a
-    name that cannot be loaded, an architecture outside `compress.anatomy`, or a length beyond its positions.
+    A checkpoint without such a head gets a fresh one, drawn from torch's generator. One with several heads is of
+    students/cerberus. Raises ValueError for a name that cannot be loaded, an architecture outside `compress.anatomy`,
+    or a length beyond its positions.
     """
+    if (told := cerberus.told_by(locate(name))) is not None:
+        return with_heads(name, told, labels, max_length)
     named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     options = {"num_labels": len(labels), **named, "ignore_mismatched_sizes": True}
     model, tokenizer = read(name, AutoModelForSequenceClassification, options, max_length)
@@ -76,6 +80,18 @@ def check_readable(name: str, config: Any, tokenizer: Any, max_length: int) -> N
         raise ValueError(f"task.max_length is {max_length}, but {name} has positions for {limit} word pieces")
     if not tokenizer.is_fast:
         raise ValueError(f"{name} has no tokenizer.json; save its tokenizer with transformers' fast tokenizer first")
+
+
+def with_heads(name: str, told: dict[str, Any], labels: tuple[str, ...], max_length: int) -> tuple[Any, Any]:
+    """A checkpoint of students/cerberus, of which config.json says `told`. ValueError where it has other labels."""
+    quiet()
+    own = list(told["id2label"].values())
+    if own != list(labels):
+        raise ValueError(f"{name} has several heads, all for the labels {own}; the task has {list(labels)}")
+    model = cerberus.load(locate(name), told, attention().get("attn_implementation"))
+    tokenizer = AutoTokenizer.from_pretrained(locate(name), use_fast=True)
+    check_readable(name, model.model.config, tokenizer, max_length)
+    return model.eval(), tokenizer
 
 
 def quiet() -> None:
@@ -114,6 +130,8 @@ def check_labels(name: str, labels: tuple[str, ...]) -> list[int] | None:
 
     Raises ValueError when the checkpoint was fine-tuned for other labels.
     """
+    if cerberus.told_by(locate(name)) is not None:
+        return None  # `load` has looked at them
     config = AutoConfig.from_pretrained(locate(name))
     own = [config.id2label[i] for i in range(config.num_labels)]
     if len(own) != len(labels):

@@ -24,6 +24,22 @@ def spread(keep: int, depth: int) -> tuple[int, ...]:
     return tuple(round(i * (depth - 1) / (keep - 1)) for i in range(keep)) if keep > 1 else (depth - 1,)
 
 
+def cut(teacher: nn.Module, layers: int | tuple[int, ...], who: str) -> nn.Module:
+    """A copy of `teacher` with so many of its layers, or with these. ValueError, in the name of `who`, for others."""
+    depth = len(blocks(teacher))
+    if isinstance(layers, int):
+        if not 1 <= layers <= depth:
+            raise ValueError(f"{who} keeps 1 to {depth} layers of this teacher, got {layers}")
+        kept = spread(layers, depth)
+    else:
+        kept = layers
+    if not kept or any(not 0 <= i < depth for i in kept):
+        raise ValueError(f"{who}: the teacher's layers are 0 to {depth - 1}, got {list(kept)}")
+    student = copy.deepcopy(teacher)
+    keep_blocks(student, kept)
+    return student
+
+
 @dataclass
 class Truncated:
     layers: int | tuple[int, ...] = 6  # how many, or which of the teacher's, counted from 0
@@ -34,15 +50,4 @@ class Truncated:
 
     def build(self, teacher: nn.Module) -> nn.Module:
         """A new module; the teacher is left as it is. Raises ValueError for layers that it does not have."""
-        depth = len(blocks(teacher))
-        if isinstance(self.layers, int):
-            if not 1 <= self.layers <= depth:
-                raise ValueError(f"students/truncated keeps 1 to {depth} layers of this teacher, got {self.layers}")
-            kept = spread(self.layers, depth)
-        else:
-            kept = self.layers
-        if not kept or any(not 0 <= i < depth for i in kept):
-            raise ValueError(f"students/truncated: the teacher's layers are 0 to {depth - 1}, got {list(kept)}")
-        student = copy.deepcopy(teacher)
-        keep_blocks(student, kept)
-        return student
+        return cut(teacher, self.layers, "students/truncated")
