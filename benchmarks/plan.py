@@ -67,9 +67,15 @@ def find_teacher(students: Sequence[Artefact]) -> Path:
 
 
 def _whole(teacher: Artefact) -> None:
-    """ValueError for a teacher that transformers alone would fill up with random weights."""
-    config = teacher.root / "config.json"
-    if config.is_file() and "bantam_widths" in json.loads(config.read_text(encoding="utf-8")):
+    """ValueError for a teacher that transformers alone does not know, or would fill up with random weights."""
+    path = teacher.root / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if config.get("model_type") == "cerberus":
+        raise ValueError(
+            f"{teacher.manifest.name} has several heads, and torch rows need a model that transformers can load: pass "
+            "one of its own teachers as --teacher DIR"
+        )
+    if "bantam_widths" in config:
         raise ValueError(
             f"{teacher.manifest.name} was cut to fewer heads or neurons, and torch rows need a model that transformers "
             "can load: pass the teacher that it was cut from as --teacher DIR"

@@ -108,6 +108,14 @@ def test_a_teacher_that_was_cut_is_refused_for_torch(teacher: Path, student: Pat
     assert {spec.runtime for spec in only.specs} == {"onnxruntime"}
 
 
+def test_a_teacher_with_several_heads_is_refused_for_torch(teacher: Path, student: Path, tmp_path: Path) -> None:
+    several = shutil.copytree(teacher, tmp_path / "several")
+    (several / "config.json").write_text(json.dumps({"model_type": "cerberus"}), encoding="utf-8")
+    seal(several, load(teacher).manifest)
+    with pytest.raises(ValueError, match="has several heads"):
+        planned([student], several)
+
+
 def test_a_device_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
