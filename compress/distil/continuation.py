@@ -27,6 +27,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from compress.anatomy import has_blocks
 from compress.supervised import task_loss
 from compress.technique import Run, Step, Technique
 
@@ -55,7 +56,7 @@ class Continuation(Technique):
     slope: float = 0.75  # of psi over the whole run: i / 40 in epoch i of 30
     alone: float = 2 / 3  # share of the run from which psi is 1
     growth: float = 1.0  # share of the run in which phi reaches 1
-    examples: int = 1000  # training texts that the mean squared norm is taken of
+    examples: int = 256  # training texts that the mean squared norm is taken of
     kinds: ClassVar = ("classification", "regression")
     needs: ClassVar = ("teacher",)
 
@@ -69,7 +70,8 @@ class Continuation(Technique):
         ):
             if not holds:
                 raise ValueError(f"distil/continuation: {name} must be {what}, got {getattr(self, name)}")
-        self.norm = self.mean_squared_norm(run) if self.margin else 0.0
+        # What a student without blocks reads, its teacher cannot: its logits come from the cache, and so does the norm.
+        self.norm = self.mean_squared_norm(run) if self.margin and has_blocks(run.model) else None
 
     @torch.no_grad()
     def mean_squared_norm(self, run: Run) -> float:
@@ -88,5 +90,11 @@ class Continuation(Technique):
         loss = psi * task_loss(student, step.batch["labels"])
         if psi < 1:
             phi = teacher_scale(now / self.growth, self.max_temperature)
-            loss = loss + (1 - psi) * hinge(student, step.teacher.logits, phi, self.margin * self.norm)
+            loss = loss + (1 - psi) * hinge(student, step.teacher.logits, phi, self.allowance(step.run))
         return loss
+
+    def allowance(self, run: Run) -> float:
+        """m, as a squared distance of logits."""
+        if self.margin and self.norm is None:
+            self.norm = float(run.teacher_logits.float().pow(2).sum(-1).mean())
+        return self.margin * (self.norm or 0.0)

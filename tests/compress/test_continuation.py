@@ -2,8 +2,10 @@
 
 import copy
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -161,6 +163,21 @@ def test_the_norm_is_that_of_the_training_texts(student: Any, teacher: Any) -> N
     seen = [teacher(input_ids=b["input_ids"], attention_mask=b["attention_mask"]).logits for b in run.sample(10)]
     assert technique.norm == pytest.approx(torch.cat(seen).pow(2).sum(-1).mean().item(), rel=1e-5)
     assert run.cost["teacher"] == 16
+
+
+def test_where_the_teacher_cannot_read_the_inputs_the_norm_is_that_of_its_cached_logits() -> None:
+    """n-grams are no word pieces: a student without blocks, and logits of all training rows."""
+    technique, logits = Continuation(margin=0.5), torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, 0.0]])
+    student, teacher = nn.Linear(2, 2), nn.Linear(2, 2).eval()
+    run = Run(student, {"it": technique}, steps=10, teacher=teacher, teacher_logits=logits)
+    run.sample = lambda _: iter([{"input_ids": torch.zeros(1, 2), "rows": torch.arange(1)}])
+    run.prepare()
+    step = Step(run, {"labels": torch.zeros(2, dtype=torch.long), "rows": torch.tensor([0, 1])})
+    step.student = SimpleNamespace(logits=torch.zeros(2, 2))
+    assert technique.loss(step).item() == pytest.approx(0)  # .01 x 25 and .01 x 1, of which 0.5 x 26 / 3 x 0.1 are free
+    run.step = 6  # phi is .7, psi .45: .49 x 25 - .7 x 13 / 3 of one text, nothing of the other
+    expected = 0.45 * math.log(2) + 0.55 * (0.49 * 25 - 0.7 * 13 / 3) / 2
+    assert technique.loss(step).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,18 @@ def test_parameters_are_the_papers_count() -> None:
     assert sum(p.numel() for p in model.parameters()) == 40 * 16 + 16 * 16 + 16 + 2 * 16 + 2
 
 
-USABLE = {"distil/cerberus", "distil/ensemble", "distil/logits", "prune/rewind", "supervised"}
+USABLE = {
+    "distil/cerberus",
+    "distil/continuation",
+    "distil/ensemble",
+    "distil/logits",
+    "prune/rewind",  # it wraps the schedule alone
+    "regularise/alrs",
+    "regularise/delta-sam",
+    "regularise/sam",
+    "regularise/swa",
+    "supervised",
+}
 
 
 @pytest.mark.parametrize("name", sorted(TECHNIQUES))
@@ -145,6 +156,13 @@ def test_every_technique_works_on_it_or_says_why_not(name: str, teacher: Any) ->
     stage = StageRecipe.model_validate({"techniques": [name]})
     with nullcontext() if name in USABLE else pytest.raises(ValueError, match=r"\w"):
         walk_through(model, teacher, [stage], "classification", Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in USABLE if name.startswith("regularise/")))
+def test_regularisation_trains_tables_by_rows(name: str, recipe: list[str], tmp_path: Path) -> None:
+    mine = [*recipe, f"stages.0.techniques=[supervised, {name}]", "stages.0.epochs=20"]
+    compress(Recipe.read("ngram", mine), tmp_path / "student")
+    assert artefact.load(tmp_path / "student").manifest.metrics["test"]["int8"]["value"] > 0.9
 
 
 @pytest.fixture(scope="module")
