@@ -1,4 +1,9 @@
-"""The task's own loss on gold labels: the only term of a teacher, one term among others of a student."""
+"""The task's own loss on gold labels: the only term of a teacher, one term among others of a student.
+
+When it helps: always, as the baseline; and as the last stage of a student that learned from a teacher before.
+
+When it does not help: texts without labels, of which it learns nothing.
+"""
 
 from dataclasses import dataclass
 

@@ -93,3 +93,10 @@ def test_settings_are_those_of_the_service() -> None:
     from serve.settings import table
 
     assert (ROOT / "docs" / "serving.md").read_text().endswith(f"<!-- settings -->\n{table()}\n")
+
+
+def test_methods_are_those_of_the_catalogue() -> None:
+    """`python -m compress.methods docs/methods.md` makes the page anew."""
+    from compress.methods import page
+
+    assert (ROOT / "docs" / "methods.md").read_text(encoding="utf-8") == page()

@@ -9,6 +9,8 @@ A student whose vectors have another size learns through a linear map that is dr
 are its own vectors, of its own size: they compare with one another as the teacher's do only as far as that map keeps
 angles, and never with the teacher's.
 
+When it helps: many sentences without labels, and a student that stands in for its teacher in an index built anew.
+
 When it does not help: with few texts and many epochs the student learns these texts' vectors and not the teacher;
 more texts without labels (a corpus) do more than more epochs.
 

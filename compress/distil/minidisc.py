@@ -12,6 +12,9 @@ Ours: units are picked where they lie instead of being sorted first, which is th
 fake quantisation on the weights in peace; they are ranked on training texts, not on the development set; a block cut
 to nothing keeps the bias of its output, so that it equals the masked block.
 
+When it helps: a student of a tenth of the teacher or less, which learns better from one in between, and no time to try
+assistants one by one.
+
 When it does not help: an assistant buys extra updates too, so compare with direct distillation of as many.
 
 Shapes: B batch, L tokens, D width, C classes.

@@ -10,6 +10,12 @@ and then `stage: prediction`, with `texts: augmented` for its data augmentation 
 Means run over real tokens and real query-key pairs, so padding never changes the loss (the release
 averages over padding, and leaves the teacher's dropout on). Eq. 10 is summed over classes here; the
 release takes their mean, a factor C.
+
+When it helps: a student of other width or depth than the teacher, with much text, which its paper counts for as much as
+the loss.
+
+When it does not help: a student that keeps the teacher's own layers, on the task's texts alone; give distil/logits the
+same texts and updates before a claim.
 """
 
 from dataclasses import dataclass

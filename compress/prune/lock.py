@@ -2,6 +2,10 @@
 
 Zafrir, Larey, Boudoukh, Shen, Wasserblat 2021, "Prune Once for All: Sparse Pre-Trained Language Models",
 https://arxiv.org/abs/2111.05754, section 3.3: the pattern lock of the transfer stage.
+
+When it helps: a model that was pruned once, on a corpus, and is moved to many tasks.
+
+When it does not help: where the task would choose other weights; prune/obs or prune/magnitude on the task then do.
 """
 
 from dataclasses import dataclass

@@ -8,6 +8,8 @@ settings of the same few fields:
     GMP*                 Kurtic, Alistarh 2022, arXiv 2210.06384: a large first step (initial 0.7 for 12 layers,
                          0.3 for 6 and fewer), begin 0.2, end 0.8, scope global, regrow false
 
+When it helps: long training on much text, as in pre-training, where weights have time to grow out of what is left.
+
 When it does not help: zeros without a shape give no speed in onnxruntime or OpenVINO, only smaller downloads.
 """
 

@@ -11,6 +11,8 @@ pruning for accelerating very deep neural networks", https://arxiv.org/abs/1707.
 This technique brings no loss: recovery comes from the others of its stage, say distil/logits. With `cuts` above 1
 it prunes gradually, and training recovers in between.
 
+When it helps: little training afterwards. One cut of 80 % leaves a network that a few epochs of the task bring back.
+
 When it does not help: where so few weights go that the smallest leave no trace, prune/magnitude is cheaper.
 
 Shapes: T tokens, I inputs, O outputs; a mask holds True where a weight stays.

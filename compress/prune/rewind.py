@@ -2,6 +2,10 @@
 
 Prune Once for All: Zafrir et al. 2021, https://arxiv.org/abs/2111.05754, "learning rate rewinding"; the curve is
 that of the released schedule. Cycles: Kurtic, Alistarh 2022, "GMP*", https://arxiv.org/abs/2210.06384.
+
+When it helps: cuts at the peak of the learning rate, or several of them, each of which needs a rate to recover with.
+
+When it does not help: one cut before training starts; the ordinary schedule recovers from that.
 """
 
 import math

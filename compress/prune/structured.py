@@ -14,6 +14,8 @@ they are; `normalise` divides each block's by their norm, as both papers do, whi
 This technique brings no loss: recovery comes from the others of its stage, say distil/logits. Put it before
 quantise/qat, so that what is quantised is what stays.
 
+When it helps: speed in any runtime, since what is exported is a smaller dense model.
+
 When it does not help: prune/layers is simpler and needs no measuring; compare with it at the same time.
 
 Shapes: N blocks, H heads, F neurons, O outputs, I inputs.

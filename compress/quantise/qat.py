@@ -8,6 +8,8 @@ Ours: weights per output channel instead of per tensor, activations affine uint8
 scale. LayerNorm, softmax, GELU, sums and attention's own products stay float, as in both codes. Put it after the
 techniques that mask weights, so that what is quantised is what is sparse: q(W m).
 
+When it helps: a task or a sparse student on which post-training INT8 loses points.
+
 When it does not help: where post-training INT8 already answers as fp32 does; the export measures both. Train in fp32
 where the last digits count: bf16 autocast rounds the simulated integers times their scale once more.
 """

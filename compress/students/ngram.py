@@ -4,6 +4,8 @@ Ye, Khabsa, Lewis, Wang, Ren, Jaech 2022, "Sparse Distillation: Speeding Up Text
 Models", https://arxiv.org/abs/2110.08536, section 3. Ours: rows begin near zero, so that a rare n-gram adds no noise,
 and words are those of `serve.ngram.words`. The layout in which it is served, integers and all, is in `serve.ngram`.
 
+When it helps: texts that words and short phrases decide, many of them without labels, and microseconds to answer in.
+
 When it does not help: where the order of words further apart than the n-grams decides.
 """
 

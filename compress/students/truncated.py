@@ -2,6 +2,10 @@
 
 Sanh et al. 2019, https://arxiv.org/abs/1910.01108, section 2: one layer of two, copied. Everything else
 (embeddings, pooler, head) is copied too.
+
+When it helps: a student as wide as the teacher; no loss is worth as much as the teacher's own weights.
+
+When it does not help: where the width must shrink, too; prune/structured cuts both.
 """
 
 import copy
