@@ -256,7 +256,18 @@ def test_a_student_without_heads_has_one(student: Any, teacher: Any) -> None:
         CerberusDistillation().prepare(Run(student, {}, 1, teacher=teacher, others=1))
 
 
-USABLE = {"distil/cerberus", "distil/ensemble", "distil/logits", "prune/rewind", "supervised"}
+USABLE = {
+    "distil/cerberus",
+    "distil/continuation",
+    "distil/ensemble",
+    "distil/logits",
+    "prune/rewind",
+    "regularise/alrs",
+    "regularise/delta-sam",
+    "regularise/sam",
+    "regularise/swa",
+    "supervised",
+}
 
 
 @pytest.mark.parametrize("name", sorted(TECHNIQUES))
@@ -268,6 +279,20 @@ def test_every_technique_works_on_it_or_says_why_not(name: str, student: Any, te
         return
     with pytest.raises(ValueError, match=r"\w"):
         walk_through(network, teacher, [stage], "classification", Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in USABLE if name.startswith("regularise/")))
+def test_regularisation_trains_every_head(name: str, student: Any, teacher: Any, tmp_path: Path) -> None:
+    network = Cerberus(shared=1, heads=2).build(student)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    chosen = (Choice(use="supervised"), Choice(use=name))
+    run = Run(network, techniques(chosen), steps=6, teacher=teacher)
+    recipe = TrainRecipe(lr=1e-3, evaluations=1, precision="fp32")
+    train(run, examples(), recipe, folder=tmp_path, evaluate=lambda _: 0.0, title="")
+    after = run.model.state_dict()
+    same = {key for key, value in after.items() if torch.equal(value, before[key])}
+    assert not {key for key in same if not key.endswith("key.bias")}  # softmax ignores it
+    assert all(torch.isfinite(value).all() for value in after.values())
 
 
 # Files
