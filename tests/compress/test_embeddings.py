@@ -109,6 +109,8 @@ def test_supervised_is_the_regression_of_cosines(batch: dict[str, Any]) -> None:
 
 # --- in training
 
+SLOW = "regularise/slow-teacher"
+
 
 @pytest.mark.parametrize("narrow", [16, 8])
 def test_a_student_learns_its_teachers_vectors_with_a_map_where_sizes_differ(narrow: int, tmp_path: Path) -> None:
@@ -123,7 +125,8 @@ def test_a_student_learns_its_teachers_vectors_with_a_map_where_sizes_differ(nar
 
 @pytest.mark.parametrize("pair", [p for name in CHOICES for p in itertools.permutations((LEARNED.use, name))], ids=str)
 def test_every_technique_for_embeddings_composes(pair: tuple[str, str], tmp_path: Path) -> None:
-    student, teacher = embedder(), embedder(layers=4, seed=1)
+    student = embedder()
+    teacher = embedder(seed=1) if SLOW in pair else embedder(layers=4, seed=1)  # one that follows is of its shape
     begun = copy.deepcopy(student)
     run = taught(student, teacher, tuple(({LEARNED.use: LEARNED} | CHOICES)[name] for name in pair), tmp_path)
     assert_plain(run, begun)
@@ -131,7 +134,7 @@ def test_every_technique_for_embeddings_composes(pair: tuple[str, str], tmp_path
 
 
 def test_all_at_once_in_micro_batches(tmp_path: Path) -> None:
-    student, chosen = embedder(), (LEARNED, *CHOICES.values())
+    student, chosen = embedder(), (LEARNED, *(choice for choice in CHOICES.values() if choice.use != SLOW))
     begun = copy.deepcopy(student)
     assert len(chosen) >= 9
     run = taught(student, embedder(layers=4, seed=1), chosen, tmp_path, accumulate=3, precision="bf16")
